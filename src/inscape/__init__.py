@@ -1,0 +1,95 @@
+"""inscape: read, change, learn from and spend less on the inside of neural networks."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {  # public name -> module; imported when first used, so that `import inscape` costs nothing
+    "open": "models.open",
+    "Model": "models.model",
+    "Family": "models.family",
+    "Stack": "models.family",
+    "run": "engine.forward",
+    "generate": "engine.generate",
+    "Generation": "engine.generate",
+    "editing": "engine.editing",
+    "verify": "engine.verify",
+    "Site": "core.site",
+    "SiteTable": "core.site",
+    "Trace": "core.trace",
+    "Edit": "core.edit",
+    "Direction": "core.direction",
+    "add": "core.edits.directions",
+    "project_out": "core.edits.directions",
+    "clamp": "core.edits.directions",
+    "scale": "core.edits.values",
+    "replace": "core.edits.values",
+    "edit": "core.edits.values",
+    "patch": "core.edits.sources",
+    "ablate": "core.edits.sources",
+    "skip": "core.edits.skip",
+    "attend": "core.edits.attend",
+    "save_edits": "core.edit_file",
+    "load_edits": "core.edit_file",
+    "span": "core.positions",
+    "tokens": "core.positions",
+    "report": "reports.report",
+    "plan": "reports.plan",
+    **dict.fromkeys(
+        (
+            "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
+            "InputError", "ModelError", "FileError", "MissingExtraError",
+        ),
+        "core.errors",
+    ),
+}  # fmt: skip
+
+__all__ = [*_WHERE, "__version__"]
+
+if TYPE_CHECKING:
+    from inscape.core.direction import Direction
+    from inscape.core.edit import Edit
+    from inscape.core.edit_file import load_edits, save_edits
+    from inscape.core.edits.attend import attend
+    from inscape.core.edits.directions import add, clamp, project_out
+    from inscape.core.edits.skip import skip
+    from inscape.core.edits.sources import ablate, patch
+    from inscape.core.edits.values import edit, replace, scale
+    from inscape.core.errors import (
+        EditError,
+        FileError,
+        InputError,
+        InscapeError,
+        MissingExtraError,
+        ModelError,
+        NotFiniteError,
+        NotFiredError,
+        ShapeError,
+        SiteError,
+        TokenError,
+    )
+    from inscape.core.positions import span, tokens
+    from inscape.core.site import Site, SiteTable
+    from inscape.core.trace import Trace
+    from inscape.engine.editing import editing
+    from inscape.engine.forward import run
+    from inscape.engine.generate import Generation, generate
+    from inscape.engine.verify import verify
+    from inscape.models.family import Family, Stack
+    from inscape.models.model import Model
+    from inscape.models.open import open  # noqa: A004 - the public name
+    from inscape.reports.plan import plan
+    from inscape.reports.report import report
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'inscape' has no attribute {name!r}")
+    value = getattr(import_module(f"inscape.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

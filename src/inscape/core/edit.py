@@ -1,0 +1,137 @@
+"""A change at one site, as a value: what to do there, where in the sequence, for which heads, units and rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inscape.core.errors import EditError, ShapeError
+from inscape.core.positions import At, check_at, select
+from inscape.core.step import Step
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change at one site: `fn` maps the activation there to the one that goes on.
+
+    site: a name or a pattern ("layers.*.mlp_out"). label: shown in reports. at, heads, units, rows: where it acts;
+    everything else passes unchanged. contextual: `fn(x, step)` instead of `fn(x)`, see `core.step.Step`.
+    needs: other sites, relative to the same layer, whose values the function reads from `step.held`.
+    spec, tensors: how to write it to a file; an edit without `spec` is a bare function and cannot be saved.
+    """
+
+    site: str
+    fn: Callable[..., Tensor]
+    label: str = ""
+    at: At = None
+    heads: tuple[int, ...] | None = None
+    units: tuple[int, ...] | None = None
+    rows: tuple[int, ...] | None = None
+    contextual: bool = False
+    needs: tuple[str, ...] = ()
+    spec: Mapping[str, Any] | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        where = "".join(
+            f", {name}={value!r}" for name in ("at", "heads", "units", "rows") if (value := getattr(self, name)) is not None
+        )
+        return f"Edit({self.label or self.site}{where})"
+
+
+def whole_numbers(values: int | Sequence[int] | Tensor | None, name: str) -> tuple[int, ...] | None:
+    """Indices as a tuple; a bool mask becomes the indices it marks."""
+    if values is None:
+        return None
+    if isinstance(values, Tensor):
+        values = values.nonzero().flatten().tolist() if values.dtype == torch.bool else values.reshape(-1).tolist()
+    if isinstance(values, int):
+        values = (values,)
+    values = tuple(values)
+    if not all(isinstance(v, int) for v in values):
+        raise EditError(f"{name}={values!r}: give an index, a list of indices or a bool mask.")
+    return values
+
+
+def make_edit(
+    site: str, fn: Callable[..., Tensor], label: str, *, at: At = None, heads: Any = None, units: Any = None, rows: Any = None,
+    **more: Any,
+) -> Edit:
+    """An edit with its places checked; every constructor ends here."""
+    return Edit(
+        str(site), fn, label, check_at(at), whole_numbers(heads, "heads"), whole_numbers(units, "units"),
+        whole_numbers(rows, "rows"), **more,
+    )  # fmt: skip
+
+
+def at_site(edit: Edit, site: str) -> Edit:
+    """The same edit at one concrete site."""
+    return edit if edit.site == site else replace(edit, site=site)
+
+
+def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | None:
+    """The edited activation, or None where the edit touches nothing of this call.
+
+    Computes `where(place, fn(x), x)`: exact, differentiable, the same for every kind of place.
+    """
+    place = _place(edit, x, step, axes)
+    if place is False:
+        return None
+    step.site = edit.site
+    y = edit.fn(x, step) if edit.contextual else edit.fn(x)
+    if not isinstance(y, Tensor):
+        raise EditError(f"the edit {edit!r} returned {type(y).__name__}, not a tensor.")
+    if y.shape != x.shape:
+        named = ", ".join(f"{a}={n}" for a, n in zip(axes, x.shape, strict=False))
+        raise ShapeError(
+            f"the edit {edit!r} at {edit.site} returned shape {tuple(y.shape)}; expected {tuple(x.shape)} ({named})."
+        )
+    y = y.to(dtype=x.dtype, device=x.device)
+    return y if place is None else torch.where(place, y, x)
+
+
+def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | None | bool:
+    """Bool tensor that broadcasts to x and marks where the edit acts; None everywhere, False nowhere."""
+    place: Tensor | None = None
+    if edit.at is not None:
+        along = _axis(edit, axes, ("pos", "query"), "at")
+        chosen = select(edit.at, step)
+        if chosen is not None:
+            if not bool(chosen.any()):
+                return False
+            if chosen.shape[1] != x.shape[along]:
+                raise ShapeError(
+                    f"the edit {edit!r} at {edit.site}: at= covers {chosen.shape[1]} positions, the site has {x.shape[along]}."
+                )
+            shape = [1] * x.ndim
+            shape[0], shape[along] = chosen.shape
+            place = chosen.reshape(shape).to(x.device)
+    for name, indices, names in (
+        ("rows", edit.rows, ("batch",)), ("heads", edit.heads, ("head",)), ("units", edit.units, (axes[-1],)),
+    ):  # fmt: skip
+        if indices is None:
+            continue
+        along = _axis(edit, axes, names, name)
+        size = x.shape[along] // (step.n_repeats if name == "rows" else 1)
+        wrong = [i for i in indices if not -size <= i < size]
+        if wrong:
+            raise ShapeError(f"the edit {edit!r} at {edit.site}: {name}={wrong} but that axis has {size} entries.")
+        mark = torch.zeros(size, dtype=torch.bool)
+        mark[list(indices)] = True
+        if name == "rows":
+            mark = mark.repeat_interleave(step.n_repeats)
+        shape = [1] * x.ndim
+        shape[along] = len(mark)
+        mark = mark.reshape(shape).to(x.device)
+        place = mark if place is None else place & mark
+    return place
+
+
+def _axis(edit: Edit, axes: tuple[str, ...], names: tuple[str, ...], asked: str) -> int:
+    for name in names:
+        if name in axes:
+            return axes.index(name)
+    hint = "  per-head sites are attn.q, .k, .v, .z, .scores, .pattern, .head_out." if asked == "heads" else ""
+    raise ShapeError(f"{asked}= does not apply at {edit.site}: its axes are {' '.join(axes)}.\n{hint}".rstrip())

@@ -1,0 +1,110 @@
+"""Edits as a file: one safetensors file, tensors as they are, the rest as versioned JSON in its header.
+
+Only named edits can be written: code is never stored, so a file from elsewhere can do nothing but edit activations.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from inscape.core.direction import Direction, read_tensors
+from inscape.core.edit import Edit
+from inscape.core.edits.attend import attend
+from inscape.core.edits.directions import add, clamp, project_out
+from inscape.core.edits.skip import skip
+from inscape.core.edits.sources import ablate, patch
+from inscape.core.edits.values import replace, scale
+from inscape.core.errors import EditError, FileError
+from inscape.core.positions import At, Span, Tokens
+
+VERSION = 1
+
+
+def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "") -> None:
+    """Write edits to one safetensors file; a bare function (`ins.edit`) is refused. `model`: a model's fingerprint."""
+    from safetensors.torch import save_file
+
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    about, tensors = [], {}
+    for i, edit in enumerate(edits):
+        if edit.spec is None:
+            raise EditError(
+                f"{edit!r} holds a Python function or another run's whole trace; neither can be written to a file.\n"
+                "  use the named edits (add, scale, replace, patch from one site, ablate, project_out, clamp, skip, attend)."
+            )
+        at, at_tensor = _at_out(edit.at)
+        if at_tensor is not None:
+            tensors[f"{i}.at"] = at_tensor.contiguous()
+        for name, value in edit.tensors.items():
+            tensors[f"{i}.{name}"] = value.detach().cpu().contiguous()
+        spec = {k: _at_out(v)[0] if k in ("keys", "to") else v for k, v in edit.spec.items()}
+        about.append(
+            {"site": edit.site, "label": edit.label, "at": at, "heads": edit.heads, "units": edit.units, "rows": edit.rows, "spec": spec}
+        )
+    text = json.dumps({"kind": "edits", "version": VERSION, "model": model, "edits": about})
+    shared = {name: value.clone() for name, value in tensors.items()}  # safetensors refuses tensors that share memory
+    save_file(shared, str(path), metadata={"inscape": text})
+
+
+def load_edits(path: str | Path) -> list[Edit]:
+    """Read what `save_edits` wrote."""
+    tensors, about = read_tensors(path, "edits", VERSION)
+    try:
+        return [_rebuilt(entry, i, tensors) for i, entry in enumerate(about["edits"])]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"{str(path)!r} is not a complete edit file: {type(error).__name__} {error}.") from error
+
+
+def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
+    spec, site = dict(entry["spec"]), entry["site"]
+    kind = spec.pop("kind")
+    mine = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.split(".", 1)[0] == str(i)}
+    places = {k: entry[k] for k in ("heads", "units", "rows") if entry[k] is not None}
+    at = mine.pop("at", None) if entry["at"] == "tensor" else _at_in(entry["at"])
+    if at is not None:
+        places["at"] = at
+    if kind in ("add", "project_out") or (kind == "clamp" and "vector" in mine):
+        direction = Direction(site, mine["vector"], spec.get("source", ""), spec.get("model", ""))
+        if kind == "add":
+            scale_by = mine["scale"]
+            return add(direction, scale_by if scale_by.numel() > 1 else float(scale_by), **places)
+        return project_out(direction, **places) if kind == "project_out" else clamp(direction, spec["low"], spec["high"], **places)
+    if kind == "clamp":
+        return clamp(site, spec["low"], spec["high"], **places)
+    if kind == "scale":
+        return scale(site, mine["factor"] if mine["factor"].numel() > 1 else float(mine["factor"]), **places)
+    if kind == "replace":
+        return replace(site, mine["value"], **places)
+    if kind == "patch":
+        return patch(site, mine["source"], mask=mine.get("mask"), **places)
+    if kind == "ablate":
+        return ablate(site, spec["how"], mine.get("source"), seed=spec["seed"], **places)
+    if kind == "skip":
+        return skip(spec["layer"], **places)
+    if kind == "attend":
+        spec |= {k: _at_in(spec[k]) for k in ("keys", "to")}
+        return attend(**spec, **places)
+    raise FileError(f"the file has an edit of kind {kind!r}, which this version does not know.")
+
+
+def _at_out(at: At) -> tuple[Any, Tensor | None]:
+    if isinstance(at, Tensor):
+        return "tensor", at
+    if isinstance(at, slice):
+        return {"slice": [at.start, at.stop, at.step]}, None
+    if isinstance(at, Span):
+        return {"span": [at.text, at.nth]}, None
+    if isinstance(at, Tokens):
+        return {"tokens": list(at.ids)}, None
+    return (list(at), None) if isinstance(at, tuple) else (at, None)
+
+
+def _at_in(at: Any) -> At:
+    if isinstance(at, dict):
+        if "slice" in at:
+            return slice(*at["slice"])
+        return Span(*at["span"]) if "span" in at else Tokens(tuple(at["tokens"]))
+    return tuple(at) if isinstance(at, list) else at

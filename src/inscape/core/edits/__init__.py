@@ -1,0 +1,1 @@
+"""The edits a user writes: each constructor returns a `core.edit.Edit`."""

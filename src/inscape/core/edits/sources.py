@@ -1,0 +1,139 @@
+"""Edits that bring values from another run: patching, and the three ablations."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inscape.core.edit import Edit, make_edit
+from inscape.core.errors import EditError, ShapeError, TokenError
+from inscape.core.step import Step
+
+KINDS = ("zero", "mean", "resample")
+
+
+def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | None = None, **places: Any) -> Edit:
+    """Put another run's activation in place of this one's, real position by real position.
+
+    source: a trace that recorded `site`, or a tensor [batch, pos, ...] (one row serves every row). Positions are
+    matched among real tokens, so a padded run can be patched from an unpadded one. Without at= both runs must have
+    as many real tokens; with at= only those positions need to exist in the source.
+    mask: real tokens of a source given as a tensor; all of them, when left out.
+    """
+    recorded = source if isinstance(source, Tensor) else None
+    names = None if recorded is not None else source
+    mask = mask if mask is not None else getattr(source, "mask", None)
+    at_given = places.get("at") is not None
+
+    def fn(x: Tensor, step: Step) -> Tensor:
+        value = recorded if recorded is not None else names[step.site]
+        return _aligned(value, mask, x, step, at_given)
+
+    spec = {"kind": "patch"} if recorded is not None else None
+    tensors = {"source": recorded} if recorded is not None else {}
+    if recorded is not None and mask is not None:
+        tensors["mask"] = mask
+    if recorded is None and "*" not in str(site) and site in source:
+        spec, tensors = {"kind": "patch"}, {"source": source[site]} | ({"mask": mask} if mask is not None else {})
+    return make_edit(site, fn, f"{site} patched", contextual=True, spec=spec, tensors=tensors, **places)
+
+
+def _aligned(value: Tensor, mask: Tensor | None, x: Tensor, step: Step, at_given: bool) -> Tensor:
+    """`value` brought to the columns of `x` by real position; where the source has none, x itself."""
+    value = value.to(x)
+    if value.ndim != x.ndim:
+        raise ShapeError(f"patch at {step.site}: the source has {value.ndim} axes, the activation {x.ndim}.")
+    if value.shape[2:] != x.shape[2:] and x.ndim != 4:
+        raise ShapeError(f"patch at {step.site}: the source has shape {tuple(value.shape)}, the activation {tuple(x.shape)}.")
+    if value.shape[0] not in (1, x.shape[0], x.shape[0] // step.n_repeats):
+        raise ShapeError(f"patch at {step.site}: the source has {value.shape[0]} rows, the run {x.shape[0]}; give 1 or as many.")
+    if value.shape[0] not in (1, x.shape[0]):
+        value = value.repeat_interleave(step.n_repeats, 0)
+    if value.shape[1:] == x.shape[1:] and mask is None and step.start == 0:
+        return value.expand_as(x)
+    if value.ndim > 2 and value.shape[1] == step.real.shape[1] and step.start == 0 and mask is not None:
+        same = Step.of_mask(mask).real
+        if torch.equal(same.expand_as(step.real) if same.shape[0] == 1 else same, step.real):
+            return value.expand_as(x)
+    source_real = (Step.of_mask(mask) if mask is not None else Step.plain(value.shape[0], value.shape[1])).real
+    if source_real.shape[0] not in (1, x.shape[0]):
+        source_real = source_real.repeat_interleave(x.shape[0] // source_real.shape[0], 0)
+    lengths = source_real.amax(1) + 1
+    if not at_given and step.start == 0 and not torch.equal(lengths.expand(x.shape[0]), step.lengths):
+        raise TokenError(
+            f"patch at {step.site}: the source has {lengths.tolist()} real tokens a row, the run {step.lengths.tolist()}.\n"
+            "  give at= to say which positions to patch."
+        )
+    wanted = step.real[:, step.start :]
+    found = source_real[:, None, :].expand(x.shape[0], -1, -1) == wanted[:, :, None]
+    exists = (found.any(-1) & (wanted >= 0)).to(x.device)
+    column = found.to(torch.uint8).argmax(-1).to(x.device)
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    brought = value.expand(x.shape[0], *value.shape[1:])[rows, column]
+    return torch.where(exists.reshape(*exists.shape, *[1] * (x.ndim - 2)), brought, x)
+
+
+def ablate(
+    site: str, how: str = "zero", source: Mapping[str, Tensor] | Tensor | None = None, *, seed: int = 0, **places: Any
+) -> Edit:
+    """Take away what a site says: set it to zero, to its mean, or to its value on other inputs.
+
+    how: "zero"; "mean", over the rows and real positions of `source`; "resample", every position gets the value of a
+    random real position of `source` (drawn by `seed`). Mean and resample without a source use the batch itself, which
+    is refused in cached decoding, where one step holds no such batch. Zero is the crudest: it leaves the site far from
+    anything the model has met; prefer resample where there is data.
+    """
+    if how not in KINDS:
+        raise EditError(f"ablate: {how!r} is no kind of ablation; the kinds are {', '.join(KINDS)}.")
+    mask = getattr(source, "mask", None)
+    spec: dict[str, Any] | None = {"kind": "ablate", "how": how, "seed": seed}
+    tensors: dict[str, Tensor] = {}
+    if isinstance(source, Tensor):
+        tensors = {"source": source}
+    elif source is not None:
+        if "*" in str(site):
+            spec = None
+        else:
+            tensors = {"source": _rows(source[site], mask)}
+
+    def fn(x: Tensor, step: Step) -> Tensor:
+        if how == "zero":
+            return torch.zeros_like(x)
+        pool = _pool(step)
+        if pool is None:
+            if step.start > 0:
+                raise EditError(
+                    f"ablate({step.site!r}, {how!r}) needs source= in cached decoding: a single step has no batch to draw from."
+                )
+            pool = _rows(x, (step.real[:, step.start :] >= 0).to(x.device) if x.ndim == 3 else None)
+        pool = pool.to(x)
+        if pool.shape[-1] != x.shape[-1]:
+            raise ShapeError(f"ablate at {step.site}: the source has {pool.shape[-1]} units, the activation {x.shape[-1]}.")
+        if how == "mean":
+            return pool.mean(0).expand_as(x)
+        drawn = _drawn(step, x, len(pool), seed)
+        return pool[drawn.to(x.device)]
+
+    def _pool(step: Step) -> Tensor | None:
+        if tensors:
+            return _rows(tensors["source"], None)
+        return None if source is None else _rows(source[step.site], mask)
+
+    return make_edit(site, fn, f"{site} {how}-ablated", contextual=True, spec=spec, tensors=tensors, **places)
+
+
+def _rows(value: Tensor, mask: Tensor | None) -> Tensor:
+    """Every real position as one row, [n, ...]."""
+    if value.ndim < 3:
+        return value if value.ndim == 2 else value[None]
+    return value[mask.to(value.device)] if mask is not None and mask.shape == value.shape[:2] else value.flatten(0, 1)
+
+
+def _drawn(step: Step, x: Tensor, n: int, seed: int) -> Tensor:
+    """Indices into the pool, the same for a column whether it is reached in one forward or in a cached step."""
+    rows = []
+    for row in range(x.shape[0]):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
+        rows.append(torch.randint(n, (max(step.stop, 4096),), generator=generator)[step.start : step.stop])
+    return torch.stack(rows)[:, : x.shape[1]]
