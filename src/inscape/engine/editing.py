@@ -1,0 +1,36 @@
+"""The same edits inside the user's own loop, trainer or library call."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from inscape.core.edit import Edit
+from inscape.core.errors import InputError
+from inscape.engine.columns import Columns
+from inscape.engine.forward import eager, main_prefixes
+from inscape.engine.inputs import prepare
+from inscape.engine.planning import tasks_of
+from inscape.engine.session import Session
+from inscape.models.model import Model
+
+
+@contextlib.contextmanager
+def editing(model: Model, edits: Sequence[Edit] | Edit, *, prompts: Any = None, allow_nan: bool = False) -> Iterator[Session]:
+    """Keep edits in force for every forward of `model.module` in this thread, until the `with` ends.
+
+    Cached steps know where they are (positions count from the first real token); training steps are differentiable
+    and trainable edits get gradients. Nested `with`s add up, outer edits first. prompts: the texts, when an edit uses
+    ins.span. Raises NotFiredError at the end for an edit that never happened; other errors pass through, and the
+    model is as it was either way.
+    """
+    model.check_ready()
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    if not edits:
+        raise InputError("ins.editing needs at least one edit.")
+    prepared = prepare(model, prompts) if prompts is not None else None
+    tasks = tasks_of(model, {}, edits, prepared)
+    columns = Columns(None, None, None, main_prefixes(model))
+    session = Session(model.module, tasks, columns, allow_nan=allow_nan, before=columns.follow)
+    with eager(model.module, True), session:
+        yield session
+    session.finish()
