@@ -77,7 +77,8 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
     if kind == "scale":
         return scale(site, mine["factor"] if mine["factor"].numel() > 1 else float(mine["factor"]), **places)
     if kind == "replace":
-        return replace(site, mine["value"], **places)
+        value = mine["value"]
+        return replace(site, value if value.ndim else float(value), **places)
     if kind == "patch":
         return patch(site, mine["source"], mask=mine.get("mask"), **places)
     if kind == "ablate":

@@ -31,6 +31,6 @@ def editing(model: Model, edits: Sequence[Edit] | Edit, *, prompts: Any = None, 
     tasks = tasks_of(model, {}, edits, prepared)
     columns = Columns(None, None, None, main_prefixes(model))
     session = Session(model.module, tasks, columns, allow_nan=allow_nan, before=columns.follow)
-    with eager(model.module, True), session:
+    with eager(model, True, anywhere=True), session:
         yield session
     session.finish()

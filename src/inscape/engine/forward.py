@@ -1,6 +1,7 @@
 """The one forward pass: reads sites, applies edits, stops when nobody wants more."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def run(
     elif any(p.startswith("decoder") for p in main_prefixes(model)):
         _decoder_columns(columns, prepared)
     kept: Any = Trace.__dataclass_fields__["output_"].default
-    with _grad_mode(grad or metric is not None), eager(model.module, bool(tasks)):
+    with _grad_mode(grad or metric is not None), eager(model, bool(tasks)):
         with session, _last_logits(model, prepared) if output == "last" else contextlib.nullcontext():
             with contextlib.suppress(Stop):
                 out = model.module(*prepared.args, **prepared.kwargs)
@@ -142,15 +143,18 @@ def _grad_mode(wanted: bool) -> Iterator[None]:
             yield
 
 
-@contextlib.contextmanager
-def eager(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Compiled code does not see hooks added later, so a run that looks inside runs eagerly."""
-    compiled = wanted and any(getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod") for m in module.modules())
-    if not compiled:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def eager(model: Model, wanted: bool, *, anywhere: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """Compiled code does not see hooks added later, so what looks inside a compiled model runs eagerly.
+
+    Looks at the model and its blocks, where people compile. anywhere: the caller may hold a compiled wrapper of this
+    model that cannot be seen from here, so anything compiled in this process counts.
+    """
+    if not wanted or "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    modules = [model.module, *(block.module for _, blocks in model.resolved.stacks for block in blocks)]
+    if anywhere or any(m.__dict__.get("_compiled_call_impl") is not None or "_orig_mod" in m._modules for m in modules):
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def generate(
         module, tasks, columns, torch.device(device) if device is not None else None, allow_nan, many=True,
         before=before if tasks else None,
     )  # fmt: skip
-    with torch.no_grad(), eager(module, bool(tasks)), session:
+    with torch.no_grad(), eager(model, bool(tasks)), session:
         result = module.generate(**arguments)
         sequences = result if isinstance(result, Tensor) else result.sequences
         start = sequences.shape[1] if is_seq2seq else (prepared.tokens.shape[1] if prepared.tokens is not None else 0)

@@ -1,5 +1,6 @@
 """Whatever a user gives as inputs, as the keyword arguments of the module's own forward."""
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,11 +63,15 @@ def prepare(model: Model, inputs: Any, *, side: str | None = None) -> Inputs:
 
 def accepts(module: Any, name: str) -> bool:
     """Does the module's forward take this keyword?"""
+    return name in _parameters(getattr(module.forward, "__func__", module.forward))
+
+
+@functools.lru_cache(256)
+def _parameters(function: Any) -> frozenset[str]:
     try:
-        parameters = inspect.signature(module.forward).parameters
+        return frozenset(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return False
-    return name in parameters
+        return frozenset()
 
 
 def _texts(model: Model, texts: list[str], side: str | None) -> Inputs:

@@ -83,6 +83,8 @@ class Family:
     """All that inscape knows of one family of models, as data.
 
     model_types: the `model_type`s of the Hugging Face configs that this table fits.
+    classes: full names ("package.module.Class") of modules that have no such config.
+    when: numbers or switches of the config that must hold too, where one `model_type` has two layouts.
     logits: tap from the root for the scores the model returns ("lm_head"), None when it has no head.
     logits_after: names of config numbers applied after the head, in order: "softcap:final_logit_softcapping",
         "times:logit_scale", "divide:logits_scaling".
@@ -98,3 +100,5 @@ class Family:
     logits_after: tuple[str, ...] = ()
     positions: str = "given"
     notes: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    when: Mapping[str, object] = field(default_factory=dict)

@@ -30,6 +30,7 @@ class Model:
     status: dict[str, tuple[str, str]] = field(default_factory=dict)
     inferred: bool = False
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    ready: bool = False
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -38,6 +39,8 @@ class Model:
     @property
     def points(self) -> dict[str, Point]:
         """Where every offered site is met, in forward order."""
+        if not any(status == "withdrawn" for status, _ in self.status.values()):
+            return self.resolved.points
         return {n: p for n, p in self.resolved.points.items() if self.status.get(n, ("",))[0] != "withdrawn"}
 
     @property
@@ -84,12 +87,15 @@ class Model:
 
     def check_ready(self) -> None:
         """Raises ModelError when the weights are not there to be run."""
+        if self.ready:
+            return
         meta = next((n for n, p in self.module.named_parameters() if p.device.type == "meta"), None)
         if meta is not None and not hasattr(self.module, "hf_device_map"):
             raise ModelError(
                 f"this model's weights are on the meta device ({meta}): it has shapes but no values.\n"
                 "  load the weights first; model.sites works without them."
             )
+        self.ready = True
 
     def verify(self, inputs: Any = None, **options: Any) -> Any:
         """Prove every offered name on this very model; what fails is withdrawn. See `engine.verify.verify`."""
