@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from inscape.engine.verify import verify
     from inscape.models.family import Family, Stack
     from inscape.models.model import Model
-    from inscape.models.open import open  # noqa: A004 - the public name
+    from inscape.models.open import open
     from inscape.reports.plan import plan
     from inscape.reports.report import report
 

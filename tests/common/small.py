@@ -12,7 +12,14 @@ import inscape as ins
 def gpt2_module(layers: int = 3) -> torch.nn.Module:
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        n_layer=layers, n_embd=32, n_head=4, vocab_size=64, n_positions=128, bos_token_id=1, eos_token_id=None, pad_token_id=0
+        n_layer=layers,
+        n_embd=32,
+        n_head=4,
+        vocab_size=64,
+        n_positions=128,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     module = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():

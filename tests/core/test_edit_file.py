@@ -54,7 +54,8 @@ def test_a_direction_survives_its_file(tmp_path: Path) -> None:
     d = direction()
     d.save(tmp_path / "d")
     back = ins.Direction.load(tmp_path / "d")
-    assert torch.equal(back.vector, d.vector) and (back.site, back.source) == (d.site, d.source)
+    assert torch.equal(back.vector, d.vector)
+    assert (back.site, back.source) == (d.site, d.source)
     with pytest.raises(ins.FileError, match="holds direction, not edits"):
         ins.load_edits(tmp_path / "d")
 
@@ -70,6 +71,10 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         ins.load_edits(tmp_path / "foreign")
     with pytest.raises(ins.FileError, match="there is no file"):
         ins.load_edits(tmp_path / "nowhere")
-    save_file({"a": torch.zeros(2)}, str(tmp_path / "new"), metadata={"inscape": '{"kind": "edits", "version": 99, "edits": []}'})
+    save_file(
+        {"a": torch.zeros(2)},
+        str(tmp_path / "new"),
+        metadata={"inscape": '{"kind": "edits", "version": 99, "edits": []}'},
+    )
     with pytest.raises(ins.FileError, match="newer inscape"):
         ins.load_edits(tmp_path / "new")

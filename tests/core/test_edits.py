@@ -37,7 +37,9 @@ def test_patching_everything_gives_the_other_run() -> None:
 def test_a_padded_run_is_patched_by_real_position() -> None:
     model, rows = gpt2(), [[1, 2, 3, 4, 5], [9, 8, 7]]
     source = ins.run(model, [[4, 4, 4, 4, 4], [6, 6, 6]], read="layers.1.resid_post", padding_side="right")
-    got = ins.run(model, rows, edits=[ins.patch("layers.1.resid_post", source)], read="layers.2.resid_post", padding_side="left")
+    got = ins.run(
+        model, rows, edits=[ins.patch("layers.1.resid_post", source)], read="layers.2.resid_post", padding_side="left"
+    )
     alone = ins.run(model, [6, 6, 6], read="layers.1.resid_post")
     want = ins.run(model, rows[1], edits=[ins.patch("layers.1.resid_post", alone)], read="layers.2.resid_post")
     torch.testing.assert_close(got["layers.2.resid_post"][1, 2:], want["layers.2.resid_post"][0], atol=1e-5, rtol=1e-5)
@@ -76,7 +78,9 @@ def test_forbidden_keys_get_no_attention_and_cut_ones_leave_a_gap() -> None:
     plain = ins.run(model, IDS, read=site)[site]
     cut = ins.run(model, IDS, read=site, edits=[ins.attend("layers.1", "cut", keys=1)])[site]
     torch.testing.assert_close(cut.sum(-1), 1 - plain[..., 1])
-    moved = ins.run(model, IDS, read=site, edits=[ins.attend("layers.1", "redirect", keys=0, to=1, at=slice(1, None))])[site]
+    moved = ins.run(model, IDS, read=site, edits=[ins.attend("layers.1", "redirect", keys=0, to=1, at=slice(1, None))])[
+        site
+    ]
     torch.testing.assert_close(moved[:, :, 1:, 1], plain[:, :, 1:, 0] + plain[:, :, 1:, 1])
 
 
@@ -84,4 +88,18 @@ def test_a_scale_may_differ_by_row() -> None:
     site = "layers.1.resid_post"
     plain = ins.run(gpt2(), IDS, read=site)[site]
     got = ins.run(gpt2(), IDS, read=site, edits=[ins.add(direction(), torch.tensor([1.0, 3.0]))])[site]
-    torch.testing.assert_close(got - plain, torch.stack([direction().vector, 3 * direction().vector])[:, None].expand_as(plain), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        got - plain,
+        torch.stack([direction().vector, 3 * direction().vector])[:, None].expand_as(plain),
+        atol=1e-5,
+        rtol=1e-4,
+    )
+
+
+def test_an_edit_of_the_middle_of_the_stream_reaches_the_residual_branch() -> None:
+    model, vector = gpt2(), direction(seed=5).vector
+    mid, post = "layers.1.resid_mid", "layers.1.resid_post"
+    plain = ins.run(model, IDS, read=[mid])
+    got = ins.run(model, IDS, read=[mid, "layers.1.mlp_out", post], edits=[ins.add(ins.Direction(mid, vector, "v"))])
+    torch.testing.assert_close(got[mid], plain[mid] + vector)
+    torch.testing.assert_close(got[post], got[mid] + got["layers.1.mlp_out"], atol=1e-5, rtol=1e-5)

@@ -1,5 +1,8 @@
 """Every mistake a user makes has an error that says what was wrong, what is there and what to do."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import transformers
@@ -44,7 +47,6 @@ CASES = {
     "output of another kind": (lambda m: ins.run(m, IDS, output="first"), ins.InputError, "True, False or 'last'"),
     "metric that is no number": (lambda m: ins.run(m, IDS, metric=lambda out: out.logits), ins.InputError, "one number"),
     "reduce that is unknown": (lambda m: ins.run(m, IDS, read=SITE, reduce="median"), ins.InputError, "reduce='median'"),
-    "no direction": (lambda m: ins.add(torch.zeros(3)), ins.EditError, "takes a Direction"),
     "direction of length zero": (lambda m: ins.project_out(ins.Direction(SITE, torch.zeros(32))), ins.ShapeError, "points nowhere"),
     "unknown ablation": (lambda m: ins.ablate(SITE, "median"), ins.EditError, "zero, mean, resample"),
     "skip of no layer": (lambda m: ins.skip("mlp"), ins.EditError, "name a layer"),
@@ -52,7 +54,6 @@ CASES = {
     "beams that are read": (lambda m: ins.generate(m, IDS, read=SITE, num_beams=2), ins.InputError, "beam search"),
     "no new tokens": (lambda m: ins.generate(m, IDS, max_new_tokens=0), ins.InputError, "at least one token"),
     "prompts padded on the right": (lambda m: ins.generate(m, {"input_ids": IDS, "attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0]])}), ins.InputError, "padded on the right"),
-    "no edit is an edit": (lambda m: ins.run(m, IDS, edits=["layers.1"]), ins.EditError, "takes edits"),
     "chat without a template": (lambda m: ins.run(m, [{"role": "user", "content": "hi"}]), ins.InputError, "no chat template"),
 }  # fmt: skip
 
@@ -62,6 +63,28 @@ def test_the_message_says_what_is_wrong(name: str) -> None:
     call, kind, words = CASES[name]
     with pytest.raises(kind, match=words):
         call(gpt2())
+
+
+WRONG_TYPES = """
+import torch, inscape as ins
+from tests.common.small import gpt2
+for call in (
+    lambda: ins.add(torch.zeros(3)),
+    lambda: ins.run(gpt2(), [1, 2], edits=["layers.1"]),
+    lambda: ins.scale("layers.1.mlp_out", 1.0, at=1.5),
+):
+    try:
+        call()
+    except ins.InscapeError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_wrong_types_are_named_where_no_type_checker_runs() -> None:
+    ran = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True)
+    assert "EditError add takes a Direction, got Tensor" in ran.stdout
+    assert "EditError edits= takes edits such as ins.add(direction); got str" in ran.stdout
+    assert "TokenError at=1.5 cannot be read as positions" in ran.stdout
 
 
 def test_nan_can_be_allowed() -> None:
@@ -76,14 +99,18 @@ def test_an_edit_that_never_fires_in_editing_is_named() -> None:
 
 
 def test_an_encoder_cannot_generate() -> None:
-    config = transformers.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50
+    )
     with pytest.raises(ins.ModelError, match="cannot generate"):
         ins.generate(ins.open(transformers.BertModel(config).eval()), [1, 2])
 
 
 def test_weights_on_the_meta_device_are_refused() -> None:
     with torch.device("meta"):
-        module = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16, bos_token_id=1, eos_token_id=2))
+        module = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16, bos_token_id=1, eos_token_id=2)
+        )
     model = ins.open(module)
     assert "layers.0.resid_post" in model.sites
     with pytest.raises(ins.ModelError, match="meta device"):

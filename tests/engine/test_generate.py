@@ -64,8 +64,11 @@ def test_every_edit_of_the_list_matters() -> None:
 def test_beams_and_sampling_take_edits() -> None:
     model, edit = gpt2(), ins.add(direction("layers.2.resid_post"), 3.0, at=slice(2, None))
     beams = ins.generate(model, ROWS, edits=[edit], max_new_tokens=5, num_beams=3, num_return_sequences=2)
-    uncached = ins.generate(model, ROWS, edits=[edit], max_new_tokens=5, num_beams=3, num_return_sequences=2, use_cache=False)
-    assert beams.tokens.tolist() == uncached.tokens.tolist() and len(beams.tokens) == 4
+    uncached = ins.generate(
+        model, ROWS, edits=[edit], max_new_tokens=5, num_beams=3, num_return_sequences=2, use_cache=False
+    )
+    assert beams.tokens.tolist() == uncached.tokens.tolist()
+    assert len(beams.tokens) == 4
     torch.manual_seed(3)
     one = ins.generate(model, ROWS, edits=[edit], max_new_tokens=5, do_sample=True)
     torch.manual_seed(3)
@@ -75,7 +78,13 @@ def test_beams_and_sampling_take_edits() -> None:
 
 def test_what_is_generated_is_named_by_a_word() -> None:
     model = gpt2()
-    got = ins.generate(model, ROWS, edits=[ins.add(direction("layers.2.resid_post"), 4.0, at="generated")], max_new_tokens=4, read="layers.2.resid_post")
+    got = ins.generate(
+        model,
+        ROWS,
+        edits=[ins.add(direction("layers.2.resid_post"), 4.0, at="generated")],
+        max_new_tokens=4,
+        read="layers.2.resid_post",
+    )
     plain = ins.generate(model, ROWS, max_new_tokens=4, read="layers.2.resid_post")
     torch.testing.assert_close(got.trace["layers.2.resid_post"][:, :5], plain.trace["layers.2.resid_post"][:, :5])
     assert got.tokens[:, 0].tolist() == plain.tokens[:, 0].tolist()
@@ -87,12 +96,22 @@ def test_maps_over_keys_are_traced_over_the_whole_generation() -> None:
     model = gpt2()
     got = ins.generate(model, ROWS, read=["layers.1.attn.pattern", "layers.1.attn.k"], max_new_tokens=4)
     assert got.trace["layers.1.attn.pattern"].shape == (2, 4, 9, 9)
-    full = ins.run(model, [r + t for r, t in zip(ROWS, got.tokens.tolist(), strict=True)], read=["layers.1.attn.pattern", "layers.1.attn.k"], padding_side="left")
+    full = ins.run(
+        model,
+        [r + t for r, t in zip(ROWS, got.tokens.tolist(), strict=True)],
+        read=["layers.1.attn.pattern", "layers.1.attn.k"],
+        padding_side="left",
+    )
     for row in range(2):
         real = full.mask[row]
-        torch.testing.assert_close(got.trace["layers.1.attn.k"][row][real], full["layers.1.attn.k"][row][real], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(
-            got.trace["layers.1.attn.pattern"][row][:, real][:, :, real], full["layers.1.attn.pattern"][row][:, real][:, :, real], atol=1e-5, rtol=1e-4
+            got.trace["layers.1.attn.k"][row][real], full["layers.1.attn.k"][row][real], atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            got.trace["layers.1.attn.pattern"][row][:, real][:, :, real],
+            full["layers.1.attn.pattern"][row][:, real][:, :, real],
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 
@@ -102,7 +121,9 @@ def test_an_uncached_generation_traces_the_same() -> None:
     plain = ins.generate(model, ROWS, read="layers.*.resid_post", max_new_tokens=4, use_cache=False)
     for site in cached.trace:
         assert cached.trace[site].shape == plain.trace[site].shape
-        torch.testing.assert_close(cached.trace[site][plain.trace.mask], plain.trace[site][plain.trace.mask], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            cached.trace[site][plain.trace.mask], plain.trace[site][plain.trace.mask], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_editing_inside_the_users_own_cached_loop_knows_its_positions() -> None:

@@ -49,7 +49,9 @@ class Direction:
         from safetensors.torch import save_file
 
         about = {"kind": "direction", "version": VERSION, "site": self.site, "source": self.source, "model": self.model}
-        save_file({"vector": self.vector.detach().cpu().contiguous()}, str(path), metadata={"inscape": json.dumps(about)})
+        save_file(
+            {"vector": self.vector.detach().cpu().contiguous()}, str(path), metadata={"inscape": json.dumps(about)}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "Direction":

@@ -36,7 +36,9 @@ class Edit:
 
     def __repr__(self) -> str:
         where = "".join(
-            f", {name}={value!r}" for name in ("at", "heads", "units", "rows") if (value := getattr(self, name)) is not None
+            f", {name}={value!r}"
+            for name in ("at", "heads", "units", "rows")
+            if (value := getattr(self, name)) is not None
         )
         return f"Edit({self.label or self.site}{where})"
 
@@ -56,7 +58,14 @@ def whole_numbers(values: int | Sequence[int] | Tensor | None, name: str) -> tup
 
 
 def make_edit(
-    site: str, fn: Callable[..., Tensor], label: str, *, at: At = None, heads: Any = None, units: Any = None, rows: Any = None,
+    site: str,
+    fn: Callable[..., Tensor],
+    label: str,
+    *,
+    at: At = None,
+    heads: Any = None,
+    units: Any = None,
+    rows: Any = None,
     **more: Any,
 ) -> Edit:
     """An edit with its places checked; every constructor ends here."""
@@ -92,7 +101,7 @@ def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | 
     return y if place is None else torch.where(place, y, x)
 
 
-def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | None | bool:
+def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | bool | None:
     """Bool tensor that broadcasts to x and marks where the edit acts; None everywhere, False nowhere."""
     place: Tensor | None = None
     if edit.at is not None:
@@ -103,7 +112,8 @@ def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor |
                 return False
             if chosen.shape[1] != x.shape[along]:
                 raise ShapeError(
-                    f"the edit {edit!r} at {edit.site}: at= covers {chosen.shape[1]} positions, the site has {x.shape[along]}."
+                    f"the edit {edit!r} at {edit.site}: at= covers {chosen.shape[1]} positions, "
+                    f"the site has {x.shape[along]}."
                 )
             shape = [1] * x.ndim
             shape[0], shape[along] = chosen.shape

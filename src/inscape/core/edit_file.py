@@ -33,7 +33,8 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
         if edit.spec is None:
             raise EditError(
                 f"{edit!r} holds a Python function or another run's whole trace; neither can be written to a file.\n"
-                "  use the named edits (add, scale, replace, patch from one site, ablate, project_out, clamp, skip, attend)."
+                "  use the named edits (add, scale, replace, patch from one site, ablate, project_out, clamp, "
+                "skip, attend)."
             )
         at, at_tensor = _at_out(edit.at)
         if at_tensor is not None:
@@ -42,7 +43,15 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
             tensors[f"{i}.{name}"] = value.detach().cpu().contiguous()
         spec = {k: _at_out(v)[0] if k in ("keys", "to") else v for k, v in edit.spec.items()}
         about.append(
-            {"site": edit.site, "label": edit.label, "at": at, "heads": edit.heads, "units": edit.units, "rows": edit.rows, "spec": spec}
+            {
+                "site": edit.site,
+                "label": edit.label,
+                "at": at,
+                "heads": edit.heads,
+                "units": edit.units,
+                "rows": edit.rows,
+                "spec": spec,
+            }
         )
     text = json.dumps({"kind": "edits", "version": VERSION, "model": model, "edits": about})
     shared = {name: value.clone() for name, value in tensors.items()}  # safetensors refuses tensors that share memory
@@ -71,7 +80,11 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         if kind == "add":
             scale_by = mine["scale"]
             return add(direction, scale_by if scale_by.numel() > 1 else float(scale_by), **places)
-        return project_out(direction, **places) if kind == "project_out" else clamp(direction, spec["low"], spec["high"], **places)
+        return (
+            project_out(direction, **places)
+            if kind == "project_out"
+            else clamp(direction, spec["low"], spec["high"], **places)
+        )
     if kind == "clamp":
         return clamp(site, spec["low"], spec["high"], **places)
     if kind == "scale":

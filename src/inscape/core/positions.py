@@ -1,11 +1,11 @@
 """Where in the sequence: `at=` is counted among real tokens, on either padding side, cached or not.
 
-    at=3, at=-1, at=[0, 3], at=slice(2, None)     positions; negative ones count from the newest real token
-    at="all" | "first" | "last" | "prompt" | "generated"
-    at=span("Eiffel Tower")                       the tokens of that stretch of the prompt
-    at=tokens(262, 11)                            wherever these ids stand
-    at=mask                                       bool [batch, pos] or [pos], over the columns of the prompt
-    at=LongTensor [batch, k]                      positions row by row
+at=3, at=-1, at=[0, 3], at=slice(2, None)     positions; negative ones count from the newest real token
+at="all" | "first" | "last" | "prompt" | "generated"
+at=span("Eiffel Tower")                       the tokens of that stretch of the prompt
+at=tokens(262, 11)                            wherever these ids stand
+at=mask                                       bool [batch, pos] or [pos], over the columns of the prompt
+at=LongTensor [batch, k]                      positions row by row
 """
 
 from dataclasses import dataclass
@@ -121,7 +121,9 @@ def _select(at: At, step: Step) -> Tensor:
 def _select_tensor(at: Tensor, step: Step, real: Tensor, lengths: Tensor) -> Tensor:
     rows = step.batch // step.n_repeats
     if at.ndim not in (1, 2) or (at.ndim == 2 and at.shape[0] not in (1, rows)):
-        raise TokenError(f"at= of shape {tuple(at.shape)} does not fit a batch of {rows} rows; give [batch, pos] or [pos].")
+        raise TokenError(
+            f"at= of shape {tuple(at.shape)} does not fit a batch of {rows} rows; give [batch, pos] or [pos]."
+        )
     at = at.expand(rows, -1) if at.ndim == 2 else at[None].expand(rows, -1)
     at = at.repeat_interleave(step.n_repeats, 0)
     if at.dtype == torch.bool:

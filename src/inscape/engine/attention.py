@@ -31,7 +31,9 @@ def tapped(session: Session, wanted: dict[nn.Module, list[Task]]) -> Callable[[]
     with _LOCK:
         for module, tasks in wanted.items():
             if getattr(module, "config", None) is None or not hasattr(module.config, "_attn_implementation"):
-                raise ModelError(f"{tasks[0].point.name}: {tasks[0].point.path} does not use transformers' attention interface.")
+                raise ModelError(
+                    f"{tasks[0].point.name}: {tasks[0].point.path} does not use transformers' attention interface."
+                )
             tap = _Tap(session, {t.point.inside: t for t in tasks})
             if module not in _HELD:
                 own = copy.copy(module.config)
@@ -67,13 +69,23 @@ def _register() -> None:
         _registered.append(True)
 
 
-def _dispatch(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, scaling: Any = None, **kw: Any) -> Any:
+def _dispatch(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any = None,
+    scaling: Any = None,
+    **kw: Any,
+) -> Any:
     config: Any = module.config
     kind = config._inscape_base
 
     def base(q: Tensor, k: Tensor, v: Tensor) -> Any:
         if kind == "eager":
-            return sys.modules[type(module).__module__].eager_attention_forward(module, q, k, v, attention_mask, scaling=scaling, **kw)
+            return sys.modules[type(module).__module__].eager_attention_forward(
+                module, q, k, v, attention_mask, scaling=scaling, **kw
+            )
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         return ALL_ATTENTION_FUNCTIONS[kind](module, q, k, v, attention_mask, scaling=scaling, **kw)
@@ -100,7 +112,9 @@ class _Tap:
 
         return call
 
-    def _run(self, inner: Callable, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, scaling: Any, kw: dict) -> Any:
+    def _run(
+        self, inner: Callable, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, scaling: Any, kw: dict
+    ) -> Any:
         q = self._heads("q", q, q.shape[2])
         k = self._heads("k", k, q.shape[2])
         v = self._heads("v", v, q.shape[2])
@@ -135,7 +149,8 @@ class _Tap:
         total = seen.shape[1]
         step = self._step(task, x.shape[0], n_queries)
         past = total - n_queries
-        if name == "q" or past <= 0:
+        is_cross = ".cross." in task.point.name  # keys and values are the encoder's: none of them is past
+        if name == "q" or past <= 0 or is_cross:
             new = self.session.visit(task, seen, step)
             return x if new is seen else new.transpose(1, 2)
         whole = Step(step.stop - total, step.stop, step.real, None, step.prompt, n_repeats=step.n_repeats)
@@ -175,7 +190,11 @@ def scores_of(module: nn.Module, q: Tensor, k: Tensor, mask: Any, scaling: Any, 
     if is_causal and n_q > 1:
         back = torch.arange(n_k - n_q, n_k, device=s.device)[:, None] - torch.arange(n_k, device=s.device)
         hidden = back < 0
-        if kw.get("sliding_window") and not isinstance(mask, Tensor) and "flash" in str(getattr(module.config, "_inscape_base", "")):
+        if (
+            kw.get("sliding_window")
+            and not isinstance(mask, Tensor)
+            and "flash" in str(getattr(module.config, "_inscape_base", ""))
+        ):
             hidden = hidden | (back >= kw["sliding_window"])
         s = s.masked_fill(hidden, -torch.inf)
     return s

@@ -1,7 +1,5 @@
 """Which columns a call covers: counted at the module itself, so that cached steps know where they are."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -30,13 +28,23 @@ class Columns:
     def __call__(self, session: Session, prefix: str, x: Tensor | None) -> Step:
         if prefix in self.main and self.step is not None:
             step = self.step
-            if x is None or x.ndim < 2 or x.shape[1] == step.stop - step.start or x.shape[0] == step.batch * (step.stop - step.start):
+            if (
+                x is None
+                or x.ndim < 2
+                or x.shape[1] == step.stop - step.start
+                or x.shape[0] == step.batch * (step.stop - step.start)
+            ):
                 return step
         if x is None:
             return self.step or Step.plain(1, 1)
-        if prefix.startswith("encoder") and self.prompt_mask is not None and x.ndim > 2 and self.prompt_mask.shape == x.shape[:2]:
+        if (
+            prefix.startswith("encoder")
+            and self.prompt_mask is not None
+            and x.ndim > 2
+            and self.prompt_mask.shape == x.shape[:2]
+        ):
             return Step.of_mask(self.prompt_mask, 0, self.prompt_tokens)
-        key = (prefix, x.shape[0], x.shape[1] if x.ndim > 1 else 1)
+        key = (prefix, x.shape[0], x.shape[1]) if x.ndim > 2 or x.is_meta else (prefix, 1, x.shape[0])
         if key not in self.others:
             self.others[key] = Step.plain(key[1], key[2])
         return self.others[key]
@@ -75,7 +83,11 @@ class Columns:
             return mask.shape[1] - width
         try:
             return int(cache.get_seq_length())
-        except (ValueError, AttributeError, TypeError):  # recurrent caches do not know; a new call goes on where the last ended
+        except (
+            ValueError,
+            AttributeError,
+            TypeError,
+        ):  # recurrent caches do not know; a new call goes on where the last ended
             return self.step.stop if self.step is not None and width == 1 else 0
 
     def _own_mask(self, batch: int, columns: int, is_decoder: bool) -> Tensor:

@@ -15,7 +15,9 @@ from inscape.models.model import Model
 
 
 @contextlib.contextmanager
-def editing(model: Model, edits: Sequence[Edit] | Edit, *, prompts: Any = None, allow_nan: bool = False) -> Iterator[Session]:
+def editing(
+    model: Model, edits: Sequence[Edit] | Edit, *, prompts: Any = None, allow_nan: bool = False
+) -> Iterator[Session]:
     """Keep edits in force for every forward of `model.module` in this thread, until the `with` ends.
 
     Cached steps know where they are (positions count from the first real token); training steps are differentiable

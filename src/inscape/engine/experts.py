@@ -33,7 +33,9 @@ def tapped_experts(session: Session, wanted: dict[nn.Module, list[Task]]) -> Cal
         for module, tasks in wanted.items():
             config = getattr(module, "config", None)
             if config is None or not hasattr(type(module).forward, "__wrapped__"):
-                raise ModelError(f"{tasks[0].point.name}: {tasks[0].point.path} does not use transformers' experts interface.")
+                raise ModelError(
+                    f"{tasks[0].point.name}: {tasks[0].point.path} does not use transformers' experts interface."
+                )
             entry = (session, tasks)
             if module not in _HELD:
                 own = copy.copy(config)

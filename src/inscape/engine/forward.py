@@ -70,12 +70,11 @@ def run(
         _decoder_columns(columns, prepared)
     kept: Any = Trace.__dataclass_fields__["output_"].default
     with _grad_mode(grad or metric is not None), eager(model, bool(tasks)):
-        with session, _last_logits(model, prepared) if output == "last" else contextlib.nullcontext():
-            with contextlib.suppress(Stop):
-                out = model.module(*prepared.args, **prepared.kwargs)
-                if output is not False:
-                    kept = out
-                session.may_stop = False
+        only_last = _last_logits(model, prepared) if output == "last" else contextlib.nullcontext()
+        with session, only_last, contextlib.suppress(Stop):
+            out = model.module(*prepared.args, **prepared.kwargs)
+            if output is not False:
+                kept = out
         session.finish()
         trace = _trace(session, reads, prepared, kept)
         if metric is not None:
@@ -83,7 +82,9 @@ def run(
     return trace
 
 
-def _planned(model: Model, inputs: Any, read: Read, edits: Sequence[Edit], reduce: Any, side: str | None) -> tuple[dict, list[Task], Inputs]:
+def _planned(
+    model: Model, inputs: Any, read: Read, edits: Sequence[Edit], reduce: Any, side: str | None
+) -> tuple[dict, list[Task], Inputs]:
     prepared = prepare(model, inputs, side=side)
     key = _key(read, reduce) if not edits else None
     if key is None or key not in model.plans:
@@ -194,7 +195,9 @@ def _trace(session: Session, reads: dict, prepared: Inputs, kept: Any) -> Trace:
     return trace
 
 
-def _gradients(trace: Trace, session: Session, reads: dict, metric: Callable[[Any], Tensor], out: Any, wanted: bool) -> None:
+def _gradients(
+    trace: Trace, session: Session, reads: dict, metric: Callable[[Any], Tensor], out: Any, wanted: bool
+) -> None:
     value = metric(out)
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

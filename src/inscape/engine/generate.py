@@ -96,7 +96,12 @@ def generate(
     if new.shape[1]:
         session.finish()
     text = [model.tokenizer.decode(row, skip_special_tokens=True) for row in new] if model.tokenizer is not None else []
-    return Generation(text, new, _trace(session, reads, prepared, sequences, new, module), None if isinstance(result, Tensor) else result)
+    return Generation(
+        text,
+        new,
+        _trace(session, reads, prepared, sequences, new, module),
+        None if isinstance(result, Tensor) else result,
+    )
 
 
 def _check_left(prepared: Inputs) -> None:
@@ -151,12 +156,26 @@ def _trace(session: Session, reads: dict, prepared: Inputs, sequences: Tensor, n
     values = {}
     for label, (site, keep) in reads.items():
         parts = session.values.get(site, [])
-        values[label] = _joined(parts, session, site) if keep is None else parts if len({p.shape for p in parts}) > 1 else torch.stack(parts, 1)
+        values[label] = (
+            _joined(parts, session, site)
+            if keep is None
+            else parts
+            if len({p.shape for p in parts}) > 1
+            else torch.stack(parts, 1)
+        )
     mask = None
-    if prepared.mask is not None and prepared.tokens is not None and not getattr(module.config, "is_encoder_decoder", False):
+    if (
+        prepared.mask is not None
+        and prepared.tokens is not None
+        and not getattr(module.config, "is_encoder_decoder", False)
+    ):
         repeats = sequences.shape[0] // prepared.mask.shape[0]
         eos = module.generation_config.eos_token_id
-        ended = torch.isin(new, torch.tensor(eos, device=new.device)) if eos is not None else torch.zeros_like(new, dtype=torch.bool)
+        ended = (
+            torch.isin(new, torch.tensor(eos, device=new.device))
+            if eos is not None
+            else torch.zeros_like(new, dtype=torch.bool)
+        )
         after = ended.long().cumsum(1) - ended.long() > 0
         mask = torch.cat([prepared.mask.repeat_interleave(repeats, 0).to(new.device), ~after], 1)
     trace = Trace(values, sequences, mask, dict(session.fired))
@@ -177,7 +196,11 @@ def _joined(parts: list[Tensor], session: Session, site: str) -> Tensor:
         keys = max(p.shape[-1] for p in parts)
         fill = float("-inf") if site.endswith("scores") else 0.0
         parts = [torch.nn.functional.pad(p, (0, keys - p.shape[-1]), value=fill) for p in parts]
-    if len(parts) > 1 and parts[-1].shape[along] > 1 and parts[-1].shape[along] == sum(p.shape[along] for p in parts[:1]) + len(parts) - 1:
+    if (
+        len(parts) > 1
+        and parts[-1].shape[along] > 1
+        and parts[-1].shape[along] == sum(p.shape[along] for p in parts[:1]) + len(parts) - 1
+    ):
         with contextlib.suppress(IndexError):
             return parts[-1]  # without a cache every call covers the whole sequence
     return torch.cat(parts, along)

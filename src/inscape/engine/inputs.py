@@ -55,8 +55,9 @@ def prepare(model: Model, inputs: Any, *, side: str | None = None) -> Inputs:
             return _ids(model, [list(inputs)], side)
         if isinstance(first, (list, tuple, Tensor)):
             return _ids(model, [x.tolist() if isinstance(x, Tensor) else list(x) for x in inputs], side)
+    empty = " that is empty" if hasattr(inputs, "__len__") and not len(inputs) else ""
     raise InputError(
-        f"cannot run on {type(inputs).__name__}{' that is empty' if hasattr(inputs, '__len__') and not len(inputs) else ''}.\n"
+        f"cannot run on {type(inputs).__name__}{empty}.\n"
         "  give a text, texts, token ids, a tokenizer's dict, chat messages, images, or the module's own arguments."
     )
 
@@ -97,7 +98,9 @@ def _tokenized(model: Model, texts: list[str], side: str | None, options: dict) 
         pads = [[(0, 0)] * (width - len(row)) for row in offsets]
         out.offsets = [p + list(o) if left else list(o) + p for p, o in zip(pads, offsets, strict=True)]
     if "token_type_ids" in rows[0] and accepts(model.module, "token_type_ids"):
-        out.kwargs["token_type_ids"] = _padded([r["token_type_ids"] for r in rows], 0, _left(model, side)).to(model.device)
+        out.kwargs["token_type_ids"] = _padded([r["token_type_ids"] for r in rows], 0, _left(model, side)).to(
+            model.device
+        )
     return out
 
 
@@ -106,7 +109,10 @@ def _chat(model: Model, chats: list[list[Any]], side: str | None) -> Inputs:
         raise InputError(
             "the inputs are chat messages and this model's tokenizer has no chat template.\n  give plain text instead."
         )
-    texts = [model.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=c[-1]["role"] == "user") for c in chats]
+    texts = [
+        model.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=c[-1]["role"] == "user")
+        for c in chats
+    ]
     return _tokenized(model, texts, side, {"add_special_tokens": False})
 
 
@@ -123,11 +129,20 @@ def _padded(rows: list[list[int]], pad: int, left: bool) -> Tensor:
 def _ids(model: Model, rows: list[list[int]], side: str | None) -> Inputs:
     if not all(rows) or not all(isinstance(i, int) for row in rows for i in row):
         raise InputError("token ids must be lists of integers, none of them empty.")
-    pad = next((p for p in (getattr(model.tokenizer, "pad_token_id", None), getattr(model.config, "pad_token_id", None)) if isinstance(p, int) and p >= 0), 0)
+    pad = next(
+        (
+            p
+            for p in (getattr(model.tokenizer, "pad_token_id", None), getattr(model.config, "pad_token_id", None))
+            if isinstance(p, int) and p >= 0
+        ),
+        0,
+    )
     left = _left(model, side)
     ids = _padded(rows, pad, left)
     mask = _padded([[1] * len(r) for r in rows], 0, left).bool()
-    return _token_inputs(model, {"input_ids": ids, "attention_mask": mask.long()} if not bool(mask.all()) else {"input_ids": ids}, mask)
+    return _token_inputs(
+        model, {"input_ids": ids, "attention_mask": mask.long()} if not bool(mask.all()) else {"input_ids": ids}, mask
+    )
 
 
 def _tensor(model: Model, x: Tensor, side: str | None) -> Inputs:
@@ -168,9 +183,17 @@ def _token_inputs(model: Model, kwargs: dict[str, Any], mask: Tensor) -> Inputs:
     ids = kwargs["input_ids"]
     vocab = getattr(getattr(model.config, "get_text_config", lambda: model.config)(), "vocab_size", None)
     if isinstance(vocab, int) and ids.numel() and (int(ids.max()) >= vocab or int(ids.min()) < 0):
-        raise TokenError(f"a token id lies outside this model's vocabulary of {vocab} (ids from {int(ids.min())} to {int(ids.max())}).")
-    padded = not bool(mask.all())
-    if padded and "position_ids" not in kwargs and model.family.positions == "given" and accepts(model.module, "position_ids"):
+        raise TokenError(
+            f"a token id lies outside this model's vocabulary of {vocab} "
+            f"(ids from {int(ids.min())} to {int(ids.max())})."
+        )
+    padded_before = not bool(mask[:, 0].all())  # padding after the text leaves the model's own positions right
+    if (
+        padded_before
+        and "position_ids" not in kwargs
+        and model.family.positions == "given"
+        and accepts(model.module, "position_ids")
+    ):
         kwargs = kwargs | {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
     return Inputs(kwargs=_moved(model, kwargs), tokens=ids, mask=mask)
 

@@ -34,8 +34,9 @@ def point_of(model: Model, name: str) -> Point:
         from difflib import get_close_matches
 
         near = get_close_matches(path, [n for n, _ in model.module.named_modules()], n=3)
+        nearest = f"; the nearest are {', '.join('@' + n for n in near)}" if near else ""
         raise SiteError(
-            f"no module {path!r} in this model{'; the nearest are ' + ', '.join('@' + n for n in near) if near else ''}.\n"
+            f"no module {path!r} in this model{nearest}.\n"
             "  '@its.own.path' is a module's output, '@its.own.path:in' what it receives."
         )
     module = model.module.get_submodule(path)
@@ -75,7 +76,9 @@ def _matched(model: Model, patterns: list[str]) -> list[str]:
             family = model.family
             note = next((text for key, text in family.notes.items() if key and (p.endswith(key) or key in p)), None)
             if note and p not in model.sites:
-                raise SiteError(f"no site matches {p!r} on {family.name}: {note}.\n  print what there is with model.sites.") from None
+                raise SiteError(
+                    f"no site matches {p!r} on {family.name}: {note}.\n  print what there is with model.sites."
+                ) from None
         raise
 
 
@@ -96,7 +99,9 @@ def reads_of(model: Model, read: Read, reduce: Any) -> dict[str, tuple[str, Call
     return {name: (name, keep) for name in names_of(model, read)}
 
 
-def tasks_of(model: Model, reads: Mapping[str, tuple[str, Callable | None]], edits: Sequence[Edit], inputs: Inputs | None) -> list[Task]:
+def tasks_of(
+    model: Model, reads: Mapping[str, tuple[str, Callable | None]], edits: Sequence[Edit], inputs: Inputs | None
+) -> list[Task]:
     """One task a site, in forward order; edits in the order given."""
     tasks: dict[str, Task] = {}
 
@@ -130,7 +135,9 @@ def _check_axes(edit: Edit, point: Point) -> None:
     if edit.heads is not None:
         _axis(edit, point.axes, ("head", "kv_head"), "heads")
     if point.name.endswith(("router.experts",)) and not edit.contextual and edit.spec is not None:
-        raise EditError(f"{point.name} holds expert indices, not numbers to add to; use router.logits, or ins.replace with indices.")
+        raise EditError(
+            f"{point.name} holds expert indices, not numbers to add to; use router.logits, or ins.replace with indices."
+        )
 
 
 def _with_span(edit: Edit, model: Model, inputs: Inputs | None) -> Edit:
@@ -145,14 +152,18 @@ def span_mask(wanted: Span, model: Model, inputs: Inputs | None) -> Tensor:
     import torch
 
     if inputs is None or inputs.texts is None or inputs.offsets is None:
-        raise TokenError(f"at=ins.span({wanted.text!r}) needs text inputs and a fast tokenizer; give positions or token ids instead.")
+        raise TokenError(
+            f"at=ins.span({wanted.text!r}) needs text inputs and a fast tokenizer; give positions or token ids instead."
+        )
     mask = torch.zeros(len(inputs.texts), len(inputs.offsets[0]), dtype=torch.bool)
     for row, (text, offsets) in enumerate(zip(inputs.texts, inputs.offsets, strict=True)):
         start = -1
         for _ in range(wanted.nth + 1):
             start = text.find(wanted.text, start + 1)
             if start < 0:
-                raise TokenError(f"the span {wanted.text!r} (occurrence {wanted.nth}) is not in prompt {row}: {text[:80]!r}.")
+                raise TokenError(
+                    f"the span {wanted.text!r} (occurrence {wanted.nth}) is not in prompt {row}: {text[:80]!r}."
+                )
         stop = start + len(wanted.text)
         for column, (a, b) in enumerate(offsets):
             mask[row, column] = a < stop and b > start and b > a
@@ -161,5 +172,6 @@ def span_mask(wanted: Span, model: Model, inputs: Inputs | None) -> Tensor:
 
 def no_generate(model: Model) -> ModelError:
     return ModelError(
-        f"{type(model.module).__name__} cannot generate: it is no decoder with a head.\n  use ins.run to read or edit it."
+        f"{type(model.module).__name__} cannot generate: it is no decoder with a head.\n"
+        "  use ins.run to read or edit it."
     )

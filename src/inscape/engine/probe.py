@@ -35,7 +35,7 @@ def probe_inputs(model: Model) -> dict[str, Tensor] | tuple[Tensor, ...]:
             if _runs(model, moved):
                 return moved
     raise InputError(
-        f"no probe input could be made for {type(model.module).__name__}: its inputs are not known from its configuration.\n"
+        f"no probe input could be made for {type(model.module).__name__}: its configuration does not tell its inputs.\n"
         "  give some: model.verify(inputs=...), with whatever the module's forward takes."
     )
 
@@ -63,10 +63,12 @@ def record(model: Model, inputs: Any, names: Sequence[str]) -> tuple[dict[str, T
     if "use_cache" not in prepared.kwargs and accepts_cached(model.module):
         prepared.kwargs["use_cache"] = False
     columns = Columns(prepared.mask, prepared.tokens, None, main_prefixes(model))
-    if any(p.startswith("decoder") for p in main_prefixes(model)):
+    if prepared.mask is None:
+        columns.step = None
+    elif any(p.startswith("decoder") for p in main_prefixes(model)):
         _decoder_columns(columns, prepared)
     session = Session(model.module, tasks, columns)
-    with torch.no_grad(), eager(model.module, bool(tasks)), session:
+    with torch.no_grad(), eager(model, bool(tasks)), session:
         out = model.module(*prepared.args, **prepared.kwargs)
     return session.values, session.fired, out
 
@@ -148,12 +150,17 @@ def _with_image(model: Model, ids: Tensor, pixels: Tensor, noise: Any) -> Iterat
         side = 2 * merge
         count = (side // merge) ** 2
         width = getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 2) * patch**2
-        more = {"pixel_values": noise(ROWS * side * side, width), "image_grid_thw": torch.tensor([[1, side, side]] * ROWS, device=ids.device)}
+        more = {
+            "pixel_values": noise(ROWS * side * side, width),
+            "image_grid_thw": torch.tensor([[1, side, side]] * ROWS, device=ids.device),
+        }
         counts = [count]
     else:
         more = {"pixel_values": pixels}
         patches = (pixels.shape[-1] // getattr(vision, "patch_size", 16)) ** 2
-        counts = list(dict.fromkeys([getattr(config, "mm_tokens_per_image", patches), patches, patches + 1, patches // 4]))
+        counts = list(
+            dict.fromkeys([getattr(config, "mm_tokens_per_image", patches), patches, patches + 1, patches // 4])
+        )
     start = getattr(config, "vision_start_token_id", None)
     for count in counts:
         image = torch.full((ROWS, count), token, device=ids.device)
@@ -200,7 +207,9 @@ def _for_module(module: nn.Module) -> Iterator[tuple[Tensor, ...]]:
     """Guesses for a plain module, most telling first."""
     try:
         required = [
-            p for p in inspect.signature(module.forward).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            p
+            for p in inspect.signature(module.forward).parameters.values()
+            if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
         ]
     except (TypeError, ValueError):
         return

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from inscape.core.errors import InputError
@@ -32,7 +31,9 @@ def reducer(how: Any) -> Callable[[Tensor, Step], Tensor] | None:
     if callable(how):
         return lambda x, step: how(x)
     if isinstance(how, str):
-        raise InputError(f"reduce={how!r} is unknown; it can be {', '.join(WORDS)}, positions, or a function of the activation.")
+        raise InputError(
+            f"reduce={how!r} is unknown; it can be {', '.join(WORDS)}, positions, or a function of the activation."
+        )
     at = check_at(how)
     return lambda x, step: _picked(x, step, at)
 
@@ -43,7 +44,10 @@ def _picked(x: Tensor, step: Step, at: Any) -> Tensor:
         return x
     counts = chosen.sum(1)
     if int(counts.min()) != int(counts.max()) or int(counts.max()) == 0:
-        raise InputError(f"reduce={at!r} picks {counts.tolist()} positions in the rows; every row must have equally many, at least one.")
+        raise InputError(
+            f"reduce={at!r} picks {counts.tolist()} positions in the rows; "
+            "every row must have equally many, at least one."
+        )
     return x[chosen.to(x.device)].unflatten(0, (x.shape[0], int(counts[0])))
 
 

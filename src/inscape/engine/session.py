@@ -29,7 +29,7 @@ from inscape.models.points import Point
 _KEY = iter(range(1 << 62, 1 << 63))  # ids that torch's own counter does not reach
 
 
-class Stop(Exception):  # noqa: N818 - a signal, not an error
+class Stop(Exception):
     """Raised inside a forward when all that was asked for has been seen."""
 
 
@@ -87,6 +87,9 @@ class Session:
         try:
             if self.before is not None:
                 self._put(self.root._forward_pre_hooks, _root_hook(self), self.root._forward_pre_hooks_with_kwargs)
+            for task in self.tasks:
+                if task.point.stream is not None and task.edits:
+                    self._put(task.point.stream._forward_hooks, _carry_hook(self, task))
             for (module, side), tasks in stations.items():
                 if side == "out":
                     self._put(module._forward_hooks, _out_hook(self, tasks))
@@ -214,7 +217,8 @@ class Session:
         where = wrong.nonzero()[0].tolist()
         spot = ", ".join(f"{axis} {i}" for axis, i in zip(point.axes, where, strict=False))
         raise NotFiniteError(
-            f"the edit {edit!r} made {y[tuple(where)].item()} at {point.name} ({spot}; {int(wrong.sum())} values in all).\n"
+            f"the edit {edit!r} made {y[tuple(where)].item()} at {point.name} "
+            f"({spot}; {int(wrong.sum())} values in all).\n"
             "  lower its strength, or pass allow_nan=True to go on."
         )
 
@@ -222,7 +226,9 @@ class Session:
         """Raise for whatever was asked and never happened."""
         for bad, edit, step in self.flags:
             if bool(bad):
-                raise NotFiniteError(f"the edit {edit!r} made NaN or infinity at {edit.site} (columns {step.start}-{step.stop - 1}).")
+                raise NotFiniteError(
+                    f"the edit {edit!r} made NaN or infinity at {edit.site} (columns {step.start}-{step.stop - 1})."
+                )
         for task in self.tasks:
             point = task.point
             if task.read and not self.fired.get(point.name):
@@ -235,7 +241,11 @@ class Session:
             edit, point = next(iter(silent.items()))
             raise NotFiredError(
                 f"the edit {edit!r} at {point.name} never happened"
-                + (f": its positions at={edit.at!r} were not among the tokens that ran." if edit.at is not None else ".")
+                + (
+                    f": its positions at={edit.at!r} were not among the tokens that ran."
+                    if edit.at is not None
+                    else "."
+                )
                 + "\n  nothing was changed there, so the result would have been that of the unedited model."
             )
 
@@ -257,6 +267,8 @@ def _out_hook(session: Session, tasks: list[Task]) -> Callable:
             if get_ident() != owner and not session.mine():
                 return
             x = out if isinstance(out, Tensor) else out[0]
+            if x.ndim == 2:  # tokens flattened into rows
+                x = view(task.point, x, session.step_of(session, task.point.prefix, x))
             values[name] = x.clone() if device is None else x.to(device, copy=True)
             fired[name] = fired.get(name, 0) + 1
             session.seen(task)
@@ -289,15 +301,30 @@ def _in_hook(session: Session, tasks: list[Task]) -> Callable:
             if new is not x:
                 args, kwargs = _with_input(args, kwargs, task.point.index or 0, new)
                 changed = True
+                if task.point.stream is not None:
+                    session.held[task.point.name + ":moved"] = new - x
             session.seen(task)
         return (args, kwargs) if changed else None
 
     return hook
 
 
+def _carry_hook(session: Session, task: Task) -> Callable:
+    """The residual branch goes past the norm where the middle of the stream is met: the block's output gets the change."""
+
+    def hook(module: nn.Module, args: Any, out: Any) -> Any:
+        moved = session.held.pop(task.point.name + ":moved", None) if session.mine() else None
+        if moved is None:
+            return None
+        x = out if isinstance(out, Tensor) else out[0]
+        return _with(out, 0, x + moved.reshape(x.shape))
+
+    return hook
+
+
 def _is_plain_read(session: Session, task: Task) -> bool:
     p = task.point
-    plain = p.kind == "module" and not (p.index or p.part or p.scale or p.heads)
+    plain = p.kind == "module" and not (p.index or p.part or p.span or p.scale or p.heads or p.rules)
     fixed = len(p.axes) == 3 and "expert" not in p.axes and "choice" not in p.axes
     return plain and fixed and task.read and not (task.edits or task.hold or task.keep or session.grad or session.many)
 
@@ -323,13 +350,14 @@ def _at_head_out(session: Session, task: Task, x: Tensor, step: Step) -> Tensor:
         weight = weight.T
     per_head = weight.unflatten(1, (z.shape[2], z.shape[3])).to(z.dtype)
     parts = torch.einsum("bphd,ohd->bpho", z, per_head)
-    whole = x * point.scale if point.scale is not None else x
-    if whole.shape == raw.shape and not (whole is raw or torch.equal(whole, raw)):
+    raw = raw.reshape(*z.shape[:2], -1)
+    whole = (x * point.scale if point.scale is not None else x).reshape(*z.shape[:2], -1)
+    if whole.shape == raw.shape and not torch.equal(whole, raw):
         parts = parts * torch.where(raw != 0, whole / raw, torch.zeros_like(raw))[:, :, None, :]
     new = session.visit(task, parts, step)
     if new is parts:
         return x
-    moved = (new - parts).sum(2)
+    moved = (new - parts).sum(2).reshape(x.shape)
     return x + (moved / point.scale if point.scale is not None else moved)
 
 

@@ -7,7 +7,9 @@ A *tap* says where one activation is, as a short string relative to the block:
     "mlp.experts:in@2"          the third tensor it receives
     "mlp.gate@0"                the first tensor of the tuple it returns
     "mlp.gate_up_proj[0/2]"     the first of two equal parts along the last axis
+    "mixer.x_proj[time_step_rank:-state_size]"   a slice of the last axis; bounds are numbers or config names
     "self_attn * residual_multiplier"   what it returns, times a number from the configuration
+    "temporal_block if temporal_block.q_proj"    only in blocks that have this other module too
     ""  and  ":in"              the block itself
 
 A tuple of taps means: the first one whose module this block has (hybrid stacks mix block kinds).
@@ -18,7 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _TAP = re.compile(
-    r"^(?P<path>[\w.]*)(?P<side>:in)?(?:@(?P<index>\d+))?(?:\[(?P<part>\d+)/(?P<parts>\d+)\])?(?:\s*\*\s*(?P<scale>\w+))?$"
+    r"^(?P<path>[\w.]*)(?P<side>:in)?(?:@(?P<index>\d+))?"
+    r"(?:\[(?:(?P<part>\d+)/(?P<parts>\d+)|(?P<start>(?:-?\w+)?):(?P<stop>(?:-?\w+)?))\])?"
+    r"(?:\s*\*\s*(?P<scale>\w+))?(?:\s+if\s+(?P<needs>[\w.]+))?$"
 )
 
 Taps = str | tuple[str, ...]
@@ -26,22 +30,31 @@ Taps = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Tap:
-    """Where one activation lives, relative to a block: see the module's docstring for the written form."""
+    """Where one activation lives, relative to a block: see the module's docstring for the written form.
+
+    span: bounds of a slice of the last axis, each empty, a whole number or the name of a number in the configuration,
+        with a minus to count from the end. needs: another module that the block must have for this tap to be meant.
+    """
 
     path: str
     side: str = "out"
     index: int | None = None
     part: tuple[int, int] | None = None
     scale: str | None = None
+    span: tuple[str, str] | None = None
+    needs: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Tap":
         found = _TAP.match(text)
         if found is None:
-            raise ValueError(f"{text!r} is no tap; write 'path', 'path:in', 'path@1', 'path[0/2]' or 'path * config_name'")
+            raise ValueError(
+                f"{text!r} is no tap; write 'path', 'path:in', 'path@1', 'path[0/2]' or 'path * config_name'"
+            )
         part = (int(found["part"]), int(found["parts"])) if found["parts"] else None
         index = int(found["index"]) if found["index"] else None
-        return cls(found["path"], "in" if found["side"] else "out", index, part, found["scale"])
+        span = (found["start"], found["stop"]) if found["start"] is not None else None
+        return cls(found["path"], "in" if found["side"] else "out", index, part, found["scale"], span, found["needs"])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ LAYER: dict[str, tuple[str, str]] = {
     "attn.q": (HEADS, "queries as the scores use them, after q-norm and rotary"),
     "attn.k": ("batch pos kv_head d_head", "keys as the scores use them, after k-norm and rotary"),
     "attn.v": ("batch pos kv_head d_head", "values"),
+    "attn.q_latent": ("batch pos d_latent", "compressed queries, after their norm"),
+    "attn.kv_latent": ("batch pos d_latent", "compressed keys and values, after their norm"),
     "attn.scores": (MAP, "attention scores before the softmax, scaled, -inf where masked"),
     "attn.pattern": (MAP, "attention weights after the softmax"),
     "attn.z": (HEADS, "what each head brings, before the output projection"),
@@ -25,6 +27,9 @@ LAYER: dict[str, tuple[str, str]] = {
     "ssm.C": ("batch pos d_state", "output maps of the state"),
     "ssm.y": ("batch pos d_inner", "what the output projection of the mixer reads"),
     "ssm.state": ("batch pos d_inner d_state", "recurrent state after each token"),
+    "ssm.scan": ("batch pos d_inner", "what the recurrence gives, before gate and norm"),
+    "ssm.k": ("batch pos d_inner", "keys of the time mixing"),
+    "ssm.v": ("batch pos d_inner", "values of the time mixing"),
     "ssm_out": (STREAM, "what the state-space mixer adds to the stream"),
     "resid_mid": (STREAM, "the residual stream between attention and MLP"),
     "mlp.in": (STREAM, "what the MLP reads, after its norm"),
@@ -33,6 +38,10 @@ LAYER: dict[str, tuple[str, str]] = {
     "router.experts": ("batch pos choice", "indices of the chosen experts"),
     "mlp.pre": ("batch pos d_mlp", "what the activation function reads"),
     "mlp.act": ("batch pos d_mlp", "the neurons: what the down projection reads"),
+    "shared.pre": ("batch pos d_shared", "shared expert: what the activation function reads"),
+    "shared.act": ("batch pos d_shared", "shared expert: what its down projection reads"),
+    "shared.gate": ("batch pos one", "gate of the shared expert, before its sigmoid"),
+    "shared.out": (STREAM, "output of the shared part, before it is weighed"),
     "mlp_out": (STREAM, "what the MLP adds to the stream, after any post-norm"),
     "resid_post": (STREAM, "the residual stream as the layer leaves it"),
     "out": ("batch channel height width", "what the block returns"),
@@ -63,4 +72,4 @@ def order(name: str) -> float:
         return ORDER["resid_mid"] - 0.5 + ORDER.get("attn." + name.removeprefix("cross."), 90) / 1000
     if name.startswith("experts."):
         return ORDER["mlp.pre"] - 0.5
-    return ORDER.get(name, ORDER["mlp_out"] - 0.5)
+    return float(ORDER.get(name, ORDER["mlp_out"] - 0.5))

@@ -53,7 +53,8 @@ class Model:
         """Every site of the table, withdrawn ones included."""
         base = "inferred" if self.inferred else "table"
         return SiteTable(
-            Site(p.name, p.shape, p.meaning, p.path, *self.status.get(p.name, (base, ""))) for p in self.resolved.points.values()
+            Site(p.name, p.shape, p.meaning, p.path, *self.status.get(p.name, (base, "")))
+            for p in self.resolved.points.values()
         )
 
     @property

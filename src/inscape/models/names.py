@@ -1,14 +1,13 @@
 """Other tools' names for the same places, with their off-by-one and input-or-output differences spelled out.
 
-| tool | name | here | note |
-|---|---|---|---|
-| TransformerLens | blocks.3.hook_resid_post, blocks.3.attn.hook_z | layers.3.resid_post, layers.3.attn.z | same tensors |
-| Hugging Face | model.layers.3 (module path) | layers.3.resid_post | a module path means its output |
-| Hugging Face | hidden_states[3] | layers.3.resid_pre | index 0 is the embedding; the last entry is after the final norm |
-| sparsify | layers.3, layers.3.mlp | layers.3.resid_post, layers.3.mlp_out | outputs of modules |
-| Neuronpedia | 3-res, 3-mlp, 3-att | layers.3.resid_post, layers.3.mlp_out, layers.3.attn_out | |
-| vLLM | layer id 4 | layers.3.resid_post | counts what has been run: id k is the stream after k layers; 0 the embedding |
-| repeng, GGUF | direction.4 | layers.3.resid_post | counts from 1 |
+TransformerLens   blocks.3.hook_resid_post   layers.3.resid_post   the same tensor
+                  blocks.3.attn.hook_z       layers.3.attn.z
+Hugging Face      model.layers.3             layers.3.resid_post   a module path means its output
+                  hidden_states[3]           layers.3.resid_pre    0 is the embedding; the last is after the norm
+sparsify          layers.3, layers.3.mlp     layers.3.resid_post, layers.3.mlp_out
+Neuronpedia       3-res, 3-mlp, 3-att        layers.3.resid_post, .mlp_out, .attn_out
+vLLM              layer id 4                 layers.3.resid_post   id k is the stream after k layers
+repeng, GGUF      direction.4                layers.3.resid_post   counts from 1
 """
 
 import re
@@ -67,7 +66,11 @@ def aliases(name: str) -> dict[str, str]:
     if short in ("resid_post", "mlp_out"):
         found["sparsify"] = f"layers.{layer}" + (".mlp" if short == "mlp_out" else "")
     if short == "resid_post":
-        found |= {"vllm": str(layer + 1), "gguf": f"direction.{layer + 1}", "hidden_states": f"hidden_states[{layer + 1}]"}
+        found |= {
+            "vllm": str(layer + 1),
+            "gguf": f"direction.{layer + 1}",
+            "hidden_states": f"hidden_states[{layer + 1}]",
+        }
     if short == "resid_pre":
         found |= {"vllm": str(layer), "hidden_states": f"hidden_states[{layer}]"}
     return found

@@ -9,7 +9,7 @@ from torch import nn
 from inscape.models.model import Model
 
 
-def open(  # noqa: A001 - the public name
+def open(
     source: str | Path | nn.Module | Model,
     *,
     tokenizer: Any = None,

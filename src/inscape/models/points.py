@@ -15,8 +15,11 @@ class Point:
     """One site of one model: the module where it is met, and how to see it in what the module takes or gives.
 
     kind: "module" (a module boundary), "attention" (inside the attention function), "head_out" (from z and the output
-    projection), "expert" (one expert of a stack), "state" (recurrent state, by replaying the recurrence).
-    raw: for head_out, (output projection, point of attn_out). expert: index. heads: entries of the head axis.
+        projection), "expert" (one expert of a stack).
+    after: for head_out, the point of z. index: for an expert, its number. heads: entries of the head axis.
+    stream: for a middle of the stream that is seen where a norm reads it, the block past that norm: an edit there must
+        reach the residual branch too.
+    rules: what the model does to the value after the module, in order (soft cap, multipliers of the head).
     """
 
     name: str
@@ -29,10 +32,13 @@ class Point:
     side: str = "out"
     index: int | None = None
     part: tuple[int, int] | None = None
+    span: tuple[int | None, int | None] | None = None
     scale: float | None = None
+    rules: tuple[tuple[str, float], ...] = ()
     heads: int | None = None
     inside: str = ""
     after: "tuple[Point, ...]" = ()
+    stream: nn.Module | None = None
     status: str = "table"
 
     @property
@@ -80,7 +86,7 @@ class Modules:
             if dropped == len(parts) - 1 and dropped > 0:
                 return None  # a lone last name ("layers", "norm") only counts at the root
             wrapped = [name for name in self.by_name if name.endswith("." + tail)]
-            if dropped == 0 and wrapped:
+            if wrapped and (dropped == 0 or "." in tail):
                 return min(wrapped, key=len)
         return None
 
@@ -90,11 +96,12 @@ def resolve(root: nn.Module, family: Family) -> Resolved:
     modules = Modules(root)
     points: dict[str, Point] = {}
     stacks: list[tuple[Stack, tuple[Block, ...]]] = []
-    tails: list[Point] = []
+    found: set[str] = set()
     for stack in family.stacks:
         full = modules.find(stack.blocks)
-        if full is None:
+        if full is None or full in found:  # a lone encoder is not a decoder too
             continue
+        found.add(full)
         config = _stack_config(root, stack)
         blocks = tuple(_blocks(modules, full, stack, config))
         stacks.append((stack, blocks))
@@ -106,9 +113,8 @@ def resolve(root: nn.Module, family: Family) -> Resolved:
             points[norm.name] = norm
     logits = _root_point(modules, family.logits, "", "logits", getattr(root, "config", None))
     if logits is not None:
-        tails.append(logits)
-    points |= {p.name: p for p in tails}
-    if points and stacks and all(s.inner for s, _ in stacks):
+        points[logits.name] = replace(logits, rules=_rules(family, root))
+    if points and stacks and all("out" in s.sites for s, _ in stacks):
         points = {n: _image_axes(p) for n, p in points.items()}
     return Resolved(points, tuple(stacks), dict(family.notes))
 
@@ -117,6 +123,15 @@ def _image_axes(point: Point) -> Point:
     if point.name in ("embed", "final_norm") or point.name.endswith(".embed"):
         return replace(point, axes=("batch", "channel", "height", "width"))
     return replace(point, axes=("batch", "class")) if point.name == "logits" else point
+
+
+def _rules(family: Family, root: nn.Module) -> tuple[tuple[str, float], ...]:
+    """(what, number) for every rule whose number this model's configuration sets."""
+    config = getattr(root, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    pairs = (rule.split(":") for rule in family.logits_after)
+    found = ((what, getattr(config, name, None)) for what, name in pairs)
+    return tuple((what, float(number)) for what, number in found if number is not None)
 
 
 def _stack_config(root: nn.Module, stack: Stack) -> Any:
@@ -136,7 +151,7 @@ def _blocks(modules: Modules, full: str, stack: Stack, config: Any) -> Iterator[
                 yield _block(modules, f"{path}.{child}", f"{stack.prefix}stages.{i}.blocks.{j}", stack, config)
         return
     for i, (child, _) in enumerate(holder.named_children()):
-        yield _block(modules, f"{full}.{child}", f"{stack.prefix}layers.{i}", stack, config)
+        yield _block(modules, f"{full}.{child}".removeprefix("."), f"{stack.prefix}layers.{i}", stack, config)
 
 
 def _block(modules: Modules, path: str, name: str, stack: Stack, config: Any) -> Block:
@@ -162,9 +177,11 @@ def _block(modules: Modules, path: str, name: str, stack: Stack, config: Any) ->
             heads = head_count(owner, module, stack, config, kv=short.endswith((".k", ".v")))
             if heads is None:
                 continue
+        middle = short == "resid_mid" and tap.side == "in" and stack.adds == "sequential"
         points[short] = Point(
             f"{name}.{short}", "module", module, _at(module_path, tap), tuple(axes.split()), meaning, stack.prefix,
-            tap.side, tap.index, tap.part, scale, heads,
+            tap.side, tap.index, tap.part, _span(tap, module, modules.by_name[path], config), scale, heads=heads,
+            stream=modules.by_name[path] if middle else None,
         )  # fmt: skip
     for inner, block_path in (("attn", attention), ("cross", cross)):
         if block_path is None:
@@ -190,7 +207,7 @@ def _head_out(points: dict[str, Point], name: str, stack: Stack, modules: Module
     axes, meaning = meanings.of("attn.head_out")
     points["attn.head_out"] = Point(
         f"{name}.attn.head_out", "head_out", out.module, out.path, tuple(axes.split()), meaning, stack.prefix, out.side,
-        out.index, out.part, out.scale, z.heads, after=(z,),
+        out.index, out.part, out.span, out.scale, heads=z.heads, after=(z,),
     )  # fmt: skip
 
 
@@ -231,7 +248,7 @@ def _root_point(modules: Modules, taps: Taps | None, prefix: str, short: str, co
     axes, meaning = meanings.ROOT[short]
     return Point(
         prefix + short, "module", modules.by_name[path], _at(path, tap), tuple(axes.split()), meaning, prefix, tap.side,
-        tap.index, tap.part, _scale(tap.scale, modules.by_name[path], modules.by_name[path], config),
+        tap.index, tap.part, scale=_scale(tap.scale, modules.by_name[path], modules.by_name[path], config),
     )  # fmt: skip
 
 
@@ -239,7 +256,7 @@ def _first_tap(taps: Taps, find: Any) -> tuple[str, Tap] | None:
     for text in (taps,) if isinstance(taps, str) else taps:
         tap = Tap.parse(text)
         path = find(tap.path)
-        if path is not None:
+        if path is not None and (tap.needs is None or find(tap.needs) is not None):
             return path, tap
     return None
 
@@ -259,7 +276,24 @@ def _scale(name: str | None, module: nn.Module, block: nn.Module, config: Any) -
     raise ValueError(f"the table asks for {name!r}, which neither the module nor the configuration has")
 
 
+def _span(tap: Tap, module: nn.Module, block: nn.Module, config: Any) -> tuple[int | None, int | None] | None:
+    """Bounds of a slice of the last axis as numbers; names are looked up in the module, the block, the configuration."""
+    if tap.span is None:
+        return None
+    owners = (module, *block.children(), block, config)
+
+    def number(text: str) -> int | None:
+        if not text:
+            return None
+        sign, name = (-1, text[1:]) if text.startswith("-") else (1, text)
+        if name.isdigit():
+            return sign * int(name)
+        return sign * next(int(v) for o in owners if isinstance(v := getattr(o, name, None), int))
+
+    return number(tap.span[0]), number(tap.span[1])
+
+
 def _at(path: str, tap: Tap) -> str:
     extra = f"@{tap.index}" if tap.index is not None else ""
-    part = f"[{tap.part[0]}/{tap.part[1]}]" if tap.part else ""
+    part = f"[{tap.part[0]}/{tap.part[1]}]" if tap.part else f"[{tap.span[0]}:{tap.span[1]}]" if tap.span else ""
     return f"{path}{':in' if tap.side == 'in' else ''}{extra}{part}"

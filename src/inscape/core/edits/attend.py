@@ -14,7 +14,7 @@ HOW = ("forbid", "cut", "set", "redirect")
 
 
 def attend(
-    layer: str, how: str, *, keys: At = None, to: At = None, value: float | None = None, at: At = None,
+    layer: str, how: str, *, keys: At = None, to: At = None, value: float | int | None = None, at: At = None,
     heads: Any = None, rows: Any = None, renormalise: bool = False,
 ) -> Edit:  # fmt: skip
     """Change which keys the queries of an attention block look at.
@@ -23,7 +23,8 @@ def attend(
     how: "forbid", before the softmax: the keys are masked, the rest shares all of the attention;
          "cut", after it: their weight becomes zero, and nobody gets it (knock-out);
          "set": their weight becomes `value`; "redirect": their weight moves to the keys `to`, in equal parts.
-    at: the queries. keys, to: positions like at=, counted among real tokens of the sequence so far.
+    at: the queries. keys, to: positions like at=, counted among real tokens of the sequence so far; in
+        cross-attention they count the encoder's columns.
     renormalise: after "cut" or "set", scale each row back to the sum it had.
     """
     if how not in HOW:
@@ -54,18 +55,27 @@ def attend(
             y = torch.where(total > 0, y * (x.sum(-1, keepdim=True) / total.clamp(min=1e-30)), y)
         return y
 
-    spec = {"kind": "attend", "layer": layer, "how": how, "value": value, "renormalise": renormalise, "keys": keys, "to": to}
+    spec = {
+        "kind": "attend",
+        "layer": layer,
+        "how": how,
+        "value": value,
+        "renormalise": renormalise,
+        "keys": keys,
+        "to": to,
+    }
     if any(isinstance(p, Tensor) for p in (keys, to)):
         spec = None
-    return make_edit(
-        site, fn, f"{how} attention at {layer}", contextual=True, at=at, heads=heads, rows=rows, spec=spec
-    )
+    return make_edit(site, fn, f"{how} attention at {layer}", contextual=True, at=at, heads=heads, rows=rows, spec=spec)
 
 
 def _keys(keys: At, x: Tensor, step: Step) -> Tensor:
     """Marked keys, bool, broadcasting to [batch, head, query, key]; the newest key is the last column."""
     if keys is None:
         return torch.ones(1, 1, 1, x.shape[-1], dtype=torch.bool, device=x.device)
+    if ".cross." in step.site:  # the keys are the encoder's columns; this call knows nothing of their padding
+        marked = select(keys, Step.plain(x.shape[0], x.shape[-1]))
+        return marked[:, None, None, :].to(x.device)
     whole = Step(0, step.stop, step.real, None, step.prompt, n_repeats=step.n_repeats)
     if step.tokens is not None and step.tokens.shape[1] == step.stop:
         whole.tokens = step.tokens

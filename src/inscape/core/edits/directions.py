@@ -10,7 +10,7 @@ from inscape.core.edit import Edit, make_edit
 from inscape.core.errors import EditError, ShapeError
 
 
-def add(direction: Direction, scale: float | Tensor = 1.0, **places: Any) -> Edit:
+def add(direction: Direction, scale: float | int | Tensor = 1.0, **places: Any) -> Edit:
     """Add `scale * direction.vector` to the activation.
 
     scale: a number, or one number a row [batch]; a tensor that requires grad is learned, and so is the vector.
@@ -34,9 +34,16 @@ def add(direction: Direction, scale: float | Tensor = 1.0, **places: Any) -> Edi
         return x + cache[key]
 
     number = float(scale) if not isinstance(scale, Tensor) or scale.numel() == 1 else None
-    label = f"{number:+g} {direction.source or 'direction'}" if number is not None else f"+ {direction.source or 'direction'}"
+    label = (
+        f"{number:+g} {direction.source or 'direction'}"
+        if number is not None
+        else f"+ {direction.source or 'direction'}"
+    )
     spec = {"kind": "add", "source": direction.source, "model": direction.model}
-    tensors = {"vector": vector, "scale": scale if isinstance(scale, Tensor) else torch.tensor(float(scale), dtype=torch.float64)}
+    tensors = {
+        "vector": vector,
+        "scale": scale if isinstance(scale, Tensor) else torch.tensor(float(scale), dtype=torch.float64),
+    }
     return make_edit(direction.site, fn, label, spec=spec, tensors=tensors, **places)
 
 
@@ -54,12 +61,17 @@ def project_out(direction: Direction, **places: Any) -> Edit:
 
     spec = {"kind": "project_out", "source": direction.source, "model": direction.model}
     return make_edit(
-        direction.site, fn, f"without {direction.source or 'direction'}", spec=spec, tensors={"vector": vector}, **places
+        direction.site,
+        fn,
+        f"without {direction.source or 'direction'}",
+        spec=spec,
+        tensors={"vector": vector},
+        **places,
     )
 
 
 def clamp(
-    target: Direction | str, low: float | None = None, high: float | None = None, **places: Any
+    target: Direction | str, low: float | int | None = None, high: float | int | None = None, **places: Any
 ) -> Edit:
     """Hold values within [low, high]: at a site every entry (see units=), for a direction the projection x . u.
 
@@ -82,7 +94,12 @@ def clamp(
 
     spec |= {"source": target.source, "model": target.model}
     return make_edit(
-        target.site, fn, f"{target.source or 'direction'} in [{low}, {high}]", spec=spec, tensors={"vector": vector}, **places
+        target.site,
+        fn,
+        f"{target.source or 'direction'} in [{low}, {high}]",
+        spec=spec,
+        tensors={"vector": vector},
+        **places,
     )
 
 
@@ -97,4 +114,6 @@ def _checked(direction: Direction, name: str) -> Direction:
 
 def _fits(x: Tensor, vector: Tensor, name: str) -> None:
     if vector.shape[-1] != x.shape[-1] or vector.ndim > 2:
-        raise ShapeError(f"{name}: the vector has shape {tuple(vector.shape)}, the site's last axis has {x.shape[-1]} entries.")
+        raise ShapeError(
+            f"{name}: the vector has shape {tuple(vector.shape)}, the site's last axis has {x.shape[-1]} entries."
+        )

@@ -22,13 +22,15 @@ def skip(layer: str, **places: Any) -> Edit:
     """
     if not _LAYER.fullmatch(layer):
         raise EditError(
-            f"skip({layer!r}): name a layer or a part of one, such as 'layers.7', 'encoder.layers.2', 'layers.7.attn' or "
+            f"skip({layer!r}): name a layer or a part of one, such as 'layers.7', 'encoder.layers.2', "
+            "'layers.7.attn' or "
             "'layers.7.mlp'."
         )
     head, _, last = layer.rpartition(".")
     if last in PARTS:
         site = f"{head}.{PARTS[last]}"
         return make_edit(site, torch.zeros_like, f"skip {layer}", spec={"kind": "skip", "layer": layer}, **places)
+
     def fn(x: Tensor, step: Step) -> Tensor:
         return step.held["resid_pre"]
 

@@ -28,7 +28,7 @@ def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | No
 
     def fn(x: Tensor, step: Step) -> Tensor:
         value = recorded if recorded is not None else names[step.site]
-        return _aligned(value, mask, x, step, at_given)
+        return _aligned(value, mask, x, step, at_given).clone()  # some models go on writing into what they get
 
     spec = {"kind": "patch"} if recorded is not None else None
     tensors = {"source": recorded} if recorded is not None else {}
@@ -45,9 +45,13 @@ def _aligned(value: Tensor, mask: Tensor | None, x: Tensor, step: Step, at_given
     if value.ndim != x.ndim:
         raise ShapeError(f"patch at {step.site}: the source has {value.ndim} axes, the activation {x.ndim}.")
     if value.shape[2:] != x.shape[2:] and x.ndim != 4:
-        raise ShapeError(f"patch at {step.site}: the source has shape {tuple(value.shape)}, the activation {tuple(x.shape)}.")
+        raise ShapeError(
+            f"patch at {step.site}: the source has shape {tuple(value.shape)}, the activation {tuple(x.shape)}."
+        )
     if value.shape[0] not in (1, x.shape[0], x.shape[0] // step.n_repeats):
-        raise ShapeError(f"patch at {step.site}: the source has {value.shape[0]} rows, the run {x.shape[0]}; give 1 or as many.")
+        raise ShapeError(
+            f"patch at {step.site}: the source has {value.shape[0]} rows, the run {x.shape[0]}; give 1 or as many."
+        )
     if value.shape[0] not in (1, x.shape[0]):
         value = value.repeat_interleave(step.n_repeats, 0)
     if value.shape[1:] == x.shape[1:] and mask is None and step.start == 0:
@@ -62,7 +66,8 @@ def _aligned(value: Tensor, mask: Tensor | None, x: Tensor, step: Step, at_given
     lengths = source_real.amax(1) + 1
     if not at_given and step.start == 0 and not torch.equal(lengths.expand(x.shape[0]), step.lengths):
         raise TokenError(
-            f"patch at {step.site}: the source has {lengths.tolist()} real tokens a row, the run {step.lengths.tolist()}.\n"
+            f"patch at {step.site}: the source has {lengths.tolist()} real tokens a row, "
+            f"the run {step.lengths.tolist()}.\n"
             "  give at= to say which positions to patch."
         )
     wanted = step.real[:, step.start :]
@@ -104,14 +109,17 @@ def ablate(
         if pool is None:
             if step.start > 0:
                 raise EditError(
-                    f"ablate({step.site!r}, {how!r}) needs source= in cached decoding: a single step has no batch to draw from."
+                    f"ablate({step.site!r}, {how!r}) needs source= in cached decoding: "
+                    "a single step has no batch to draw from."
                 )
             pool = _rows(x, (step.real[:, step.start :] >= 0).to(x.device) if x.ndim == 3 else None)
         pool = pool.to(x)
         if pool.shape[-1] != x.shape[-1]:
-            raise ShapeError(f"ablate at {step.site}: the source has {pool.shape[-1]} units, the activation {x.shape[-1]}.")
+            raise ShapeError(
+                f"ablate at {step.site}: the source has {pool.shape[-1]} units, the activation {x.shape[-1]}."
+            )
         if how == "mean":
-            return pool.mean(0).expand_as(x)
+            return pool.mean(0).expand_as(x).clone()
         drawn = _drawn(step, x, len(pool), seed)
         return pool[drawn.to(x.device)]
 

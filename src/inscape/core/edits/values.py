@@ -11,7 +11,7 @@ from inscape.core.errors import EditError, ShapeError
 from inscape.core.step import Step
 
 
-def scale(site: str, factor: float | Tensor, **places: Any) -> Edit:
+def scale(site: str, factor: float | int | Tensor, **places: Any) -> Edit:
     """Multiply the activation by `factor`: a number, or a tensor that broadcasts over the site's last axes."""
     tensors = {"factor": factor if isinstance(factor, Tensor) else torch.tensor(float(factor), dtype=torch.float64)}
 
@@ -22,7 +22,7 @@ def scale(site: str, factor: float | Tensor, **places: Any) -> Edit:
     return make_edit(site, fn, label, spec={"kind": "scale"}, tensors=tensors, **places)
 
 
-def replace(site: str, value: float | Tensor, **places: Any) -> Edit:
+def replace(site: str, value: float | int | Tensor, **places: Any) -> Edit:
     """Set the activation to `value`: a number, a vector, or a tensor with the axes of the site.
 
     A tensor with a `pos` axis stands for the columns of the prompt; later columns of a generation pass unchanged.
@@ -30,9 +30,11 @@ def replace(site: str, value: float | Tensor, **places: Any) -> Edit:
     tensors = {"value": value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)}
 
     def fn(x: Tensor, step: Step) -> Tensor:
-        return columns_of(tensors["value"], x, step, site)
+        return columns_of(tensors["value"], x, step, site).clone()  # some models go on writing into what they get
 
-    return make_edit(site, fn, f"{site} := {_short(value)}", contextual=True, spec={"kind": "replace"}, tensors=tensors, **places)
+    return make_edit(
+        site, fn, f"{site} := {_short(value)}", contextual=True, spec={"kind": "replace"}, tensors=tensors, **places
+    )
 
 
 def edit(site: str, fn: Callable[[Tensor], Tensor], label: str = "", **places: Any) -> Edit:
@@ -54,7 +56,7 @@ def columns_of(value: Tensor, x: Tensor, step: Step, site: str) -> Tensor:
         if x.shape[0] != value.shape[0] * step.n_repeats:
             raise _misfit(value, x, site)
         value = value.repeat_interleave(step.n_repeats, 0)
-    if value.ndim >= 3 and value.shape[1] not in (1, x.shape[1]) or (step.start > 0 and value.shape[1] > 1):
+    if (value.ndim >= 3 and value.shape[1] not in (1, x.shape[1])) or (step.start > 0 and value.shape[1] > 1):
         if value.shape[1] < step.prompt and step.start == 0:
             raise _misfit(value, x, site)
         here = value[:, step.start : step.stop]
@@ -73,5 +75,5 @@ def _misfit(value: Tensor, x: Tensor, site: str) -> ShapeError:
     return ShapeError(f"replace at {site}: the value has shape {tuple(value.shape)}, the activation {tuple(x.shape)}.")
 
 
-def _short(value: float | Tensor) -> str:
+def _short(value: float | int | Tensor) -> str:
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"

@@ -1,0 +1,188 @@
+"""What each attention head looks at, on a probe of random tokens that come twice.
+
+The probe is `first, r_1 ... r_L, r_1 ... r_L` with random r. Means over the queries of the second half:
+1. previous   pattern[q, q-1]        the token before
+2. duplicate  pattern[q, q-L]        the same token, one period ago
+3. induction  pattern[q, q-L+1]      what followed the same token one period ago
+4. first      pattern[q, 0]          the first position, where sinks are
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inscape.core.errors import InputError, InscapeError, ModelError
+from inscape.core.progress import Progress, tell
+from inscape.engine.forward import run
+from inscape.models.model import Model
+
+KINDS = ("previous", "duplicate", "induction", "first")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Scores of every head, [layer, head], by kind; NaN where a layer cannot see that far (a sliding window).
+
+    chance: per layer, the same score of a head that spreads its attention evenly over the keys it may see, on the same
+    probe. control: the same scores on a probe whose second half is the first in another order: the tokens are the
+    same, their pairing is not; duplicate and induction fall there to what position alone gives. `beyond` is the rest.
+    """
+
+    layers: tuple[str, ...]
+    scores: dict[str, Float[Tensor, "layer head"]]
+    chance: dict[str, Float[Tensor, " layer"]]
+    control: dict[str, Float[Tensor, "layer head"]] | None
+    length: int
+    n_rows: int
+
+    def top(self, kind: str, n: int = 5) -> list[tuple[str, int, float]]:
+        """The n highest scores of a kind: (layer, head, score)."""
+        if kind not in self.scores:
+            raise InputError(f"no head score is called {kind!r}; there are {', '.join(self.scores)}.")
+        flat = self.scores[kind].nan_to_num(-1.0).flatten()
+        n_heads = self.scores[kind].shape[1]
+        best = flat.topk(min(n, len(flat)))
+        return [
+            (self.layers[int(i) // n_heads], int(i) % n_heads, float(v))
+            for v, i in zip(best.values, best.indices, strict=True)
+        ]
+
+
+def head_scores(
+    model: Model, *, length: int = 24, rows: int = 8, control: str | None = "shuffle", seed: int = 0,
+    progress: Progress = None,
+) -> HeadScores:  # fmt: skip
+    """Previous-token, duplicate-token, induction and first-token scores of every head.
+
+    length: tokens before they come again. rows: probes in the batch. control: "shuffle", see `HeadScores`.
+    Cost: one forward of rows x (2 length + 1) tokens without the head, two with the control.
+    Raises: ModelError for models that do not read tokens or have no attention patterns.
+    Source: Olsson et al. 2022, arXiv:2209.11895, scores on repeated random tokens.
+    """
+    if control not in (None, "shuffle"):
+        raise InputError(f"control={control!r} is none of head_scores; it can be 'shuffle' or None.")
+    names = [f"{b.name}.attn.pattern" for b in model.blocks if f"{b.name}.attn.pattern" in model.sites]
+    if not names:
+        raise ModelError(f"{type(model.module).__name__} offers no attention pattern.")
+    length = min(length, _room(model))
+    if length < 2:
+        raise ModelError("this model's positions do not hold a probe of two times two tokens.")
+    tell(progress, "running the probe of repeated tokens", 0.0)
+    ids = repeated_probe(model, length, rows, seed)
+    scores, chance = _scores(model, names, ids, length)
+    shuffled = None
+    if control is not None:
+        tell(progress, "running its shuffled control", 0.5)
+        shuffled, _ = _scores(model, names, repeated_probe(model, length, rows, seed, shuffle=True), length)
+    return HeadScores(
+        tuple(name.removesuffix(".attn.pattern") for name in names), scores, chance, shuffled, length, rows
+    )
+
+
+def repeated_probe(
+    model: Model, length: int, rows: int, seed: int = 0, *, shuffle: bool = False
+) -> Int[Tensor, "row pos"]:
+    """Token ids `first, r, r`, or with `shuffle` `first, r, r in another order` in which no token keeps its place.
+
+    `first` is the model's own beginning-of-text token (a classifier token, a random token where there is neither);
+    r are different tokens of the vocabulary, drawn by `seed`, none of them special.
+    Raises: ModelError when the model does not read tokens or its vocabulary is too small.
+    """
+    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    n_vocab = getattr(text, "vocab_size", None)
+    if not isinstance(n_vocab, int) or getattr(model.module, "main_input_name", "input_ids") != "input_ids":
+        raise ModelError(f"{type(model.module).__name__} does not read tokens, and the probe is made of tokens.")
+    special = _special(model, text)
+    allowed = torch.tensor([i for i in range(n_vocab) if i not in special]) if n_vocab < 4096 else None
+    if allowed is not None and len(allowed) < length + 1:
+        raise ModelError(
+            f"a vocabulary of {n_vocab} is too small for {length} different tokens.\n  ask for a smaller length."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    out = []
+    for _ in range(rows):
+        r = _different(n_vocab, allowed, special, length + 1, generator)
+        first = next(
+            (t for n in ("bos_token_id", "cls_token_id") if isinstance(t := _id(model, text, n), int)), int(r[-1])
+        )
+        half = r[:length]
+        if shuffle:
+            order = torch.randperm(length, generator=generator)
+            moved = torch.empty(length, dtype=torch.long)
+            moved[order] = order.roll(1)  # one cycle: no token keeps its place
+        else:
+            moved = torch.arange(length)
+        out.append(torch.cat([torch.tensor([first]), half, half[moved]]))
+    return torch.stack(out)
+
+
+def _scores(model: Model, names: list[str], ids: Tensor, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    q = torch.arange(length + 1, 2 * length + 1)
+    keys = {"previous": q - 1, "duplicate": q - length, "induction": q - length + 1, "first": torch.zeros_like(q)}
+
+    def picked(pattern: Tensor) -> Tensor:
+        """[kind, head + 1]: the mean over rows and queries, and in the last column what even attention gives."""
+        seen = (pattern > 0).flatten(0, 1).any(0)
+        even = seen.float() / seen.sum(1, keepdim=True).clamp(min=1)
+        made = []
+        for kind in KINDS:
+            k = keys[kind].to(pattern.device)
+            visible = seen[q.to(k.device), k]
+            score = pattern[:, :, q, k][:, :, visible].float().mean((0, 2))
+            made.append(torch.cat([score, even[q, k][visible].mean()[None]]))
+        return torch.stack(made)
+
+    try:
+        trace = run(model, _inputs(model, ids), read={name: (name, picked) for name in names})
+    except (AttributeError, TypeError, ValueError) as error:
+        if isinstance(error, InscapeError):
+            raise
+        raise ModelError(f"{type(model.module).__name__} does not run on tokens alone: {error}") from error
+    heads = max(trace[name].shape[1] for name in names) - 1
+    scores = {kind: torch.full((len(names), heads), torch.nan) for kind in KINDS}
+    chance = {kind: torch.full((len(names),), torch.nan) for kind in KINDS}
+    for layer, name in enumerate(names):
+        for i, kind in enumerate(KINDS):
+            value = trace[name][i].cpu()
+            scores[kind][layer, : len(value) - 1] = value[:-1]
+            chance[kind][layer] = value[-1]
+    return scores, chance
+
+
+def _inputs(model: Model, ids: Tensor) -> Any:
+    if getattr(model.config, "is_encoder_decoder", False):
+        return {"input_ids": ids, "decoder_input_ids": ids}
+    return ids
+
+
+def _room(model: Model) -> int:
+    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    limits = [getattr(text, n, None) for n in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    known = [n for n in limits if isinstance(n, int) and n > 0]
+    return (min(known) - 4) // 2 if known else 1 << 20  # some families count positions from the padding id on
+
+
+def _special(model: Model, text: Any) -> set[int]:
+    ids = set(getattr(model.tokenizer, "all_special_ids", None) or ())
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+        value = getattr(text, name, None)
+        ids |= {value} if isinstance(value, int) else set(value or ())
+    return ids
+
+
+def _id(model: Model, text: Any, name: str) -> int | None:
+    value = getattr(model.tokenizer, name, None)
+    value = value if value is not None else getattr(text, name, None)
+    n_vocab = text.vocab_size
+    return value if isinstance(value, int) and 0 <= value < n_vocab else None
+
+
+def _different(n_vocab: int, allowed: Tensor | None, special: set[int], n: int, generator: torch.Generator) -> Tensor:
+    """n different tokens; from a large vocabulary by drawing more than needed."""
+    if allowed is not None:
+        return allowed[torch.randperm(len(allowed), generator=generator)[:n]]
+    drawn = torch.randint(n_vocab, (4 * n + 64,), generator=generator).tolist()
+    return torch.tensor(list(dict.fromkeys(t for t in drawn if t not in special))[:n])

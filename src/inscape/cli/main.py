@@ -1,0 +1,63 @@
+"""The command line: `inscape sites | run | generate | report | plan`, thin over the public list.
+
+Exit codes: 0 fine, 1 an error that inscape explains, 2 wrong usage, 130 interrupted. Nothing heavy is imported before
+a command runs, so that help is quick and needs no torch.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import inscape
+from inscape.cli.generate import generate
+from inscape.cli.plan import plan
+from inscape.cli.report import report
+from inscape.cli.run import run
+from inscape.cli.sites import sites
+from inscape.core.errors import InscapeError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def build() -> App:
+    """The commands and their help."""
+    app = App(
+        name="inscape",
+        help="Read, change and report on the inside of neural networks.\n\n"
+        "MODEL is a demo name (gemma-3-270m), a Hugging Face folder or id, or a .gguf file.",
+        version=inscape.__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,  # main answers it
+    )
+    for command in (sites, run, generate, report, plan):
+        app.command(command)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. argv: without the program's name; the process's own when left out."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for terminals
+        build()(argv, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        print(
+            f"inscape: {error}\n  inscape --help lists the commands, inscape COMMAND --help their options.",
+            file=sys.stderr,
+        )
+        return USAGE
+    except InscapeError as error:
+        if "--debug" in argv:
+            raise
+        print(f"inscape: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("inscape: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `inscape sites ... | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK

@@ -1,0 +1,164 @@
+"""From the residual stream to the model's own scores: its final norm, its head and the rules after the head.
+
+Lenses and skip effects need the scores of a few positions only. Running these modules on the positions that are
+wanted costs a fraction of the full output where the vocabulary is large (262,144 columns in Gemma 3).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from inscape.core.errors import ModelError
+from inscape.engine.forward import run
+from inscape.models.model import Model
+
+BUDGET = 192 * 2**20  # bytes of float32 logits alive at once; statistics make about three such tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Unembedding:
+    """The model's last steps as one function: `rules(head(norm(h)))`, in float32.
+
+    norm: the model's own final norm, None where every block ends in one. rules: (kind, number) after the head, in
+    order: "softcap" c tanh(x / c), "times", "divide". how: the same in words, for figures.
+    """
+
+    norm: nn.Module | None
+    head: nn.Module
+    rules: tuple[tuple[str, float], ...]
+    how: str
+    n_vocab: int
+
+    def __call__(self, hidden: Float[Tensor, "*rows d_model"], normed: bool = False) -> Float[Tensor, "*rows vocab"]:
+        """Scores for states of the stream; `normed` for states that have passed the final norm already."""
+        with torch.no_grad():
+            weight = next(self.head.parameters(), None)
+            hidden = hidden.to(device=weight.device) if weight is not None else hidden
+            if self.norm is not None and not normed:
+                hidden = self.norm(hidden)
+            if weight is not None and weight.is_floating_point():
+                hidden = hidden.to(weight.dtype)
+            scores = self.head(hidden).float()
+            for kind, number in self.rules:
+                if kind == "softcap":
+                    scores = torch.tanh(scores / number) * number
+                else:
+                    scores = scores * number if kind == "times" else scores / number
+            return scores
+
+    def rows_at_once(self, budget: int = BUDGET) -> int:
+        """How many rows of scores fit the budget; at least one."""
+        return max(1, budget // (4 * self.n_vocab))
+
+
+def unembedding(model: Model) -> Unembedding:
+    """The final norm, head and rules of this model, by its sites.
+
+    Raises: ModelError when the model has no head that turns one state of the stream into one row of scores. Whether
+    they give the model's own scores is a question for `reads_as_the_model_does`.
+    """
+    logits = model.points.get("logits")
+    if logits is None:
+        raise ModelError(f"{type(model.module).__name__} has no head: nothing in it turns the stream into scores.")
+    if logits.kind != "module" or logits.side != "out" or logits.index not in (None, 0) or logits.part is not None:
+        raise ModelError(
+            f"the scores of {type(model.module).__name__} ({logits.path}) are not the output of one module."
+        )
+    blocks = model.blocks
+    prefix = blocks[0].name.rsplit("layers.", 1)[0] if blocks else ""
+    norm = model.points.get(f"{prefix}final_norm")
+    if norm is not None and (norm.side != "out" or norm.part is not None):
+        raise ModelError(
+            f"the final norm ({norm.path}) is no module of its own, so nothing else can be passed through it."
+        )
+    rules, said = [], []
+    for rule in model.family.logits_after:
+        kind, _, name = rule.partition(":")
+        value = _number(model.config, name)
+        if value:
+            rules.append((kind, value))
+            said.append(
+                {"softcap": f"softcap {value:g}", "times": f"times {value:g}", "divide": f"divided by {value:g}"}[kind]
+            )
+    parts = [
+        f"norm {norm.path}" if norm is not None else "no norm (every block ends in one)",
+        f"head {logits.path}",
+        *said,
+    ]
+    return Unembedding(
+        norm.module if norm is not None else None,
+        logits.module,
+        tuple(rules),
+        ", ".join(parts),
+        _width(model, logits.module),
+    )
+
+
+def reads_as_the_model_does(model: Model, unembed: Unembedding, inputs: Any) -> float:
+    """Largest difference between scores made from the last layer's stream and the model's own, over the largest score.
+
+    Cost: one forward with its head; give a few tokens.
+    Raises: ModelError when the two differ in shape: the model does not score every position (a class token, a pool).
+    """
+    site = f"{model.blocks[-1].name}.resid_post" if model.blocks else ""
+    if site not in model.sites:
+        raise ModelError(f"{type(model.module).__name__} has no residual stream to make scores from.")
+    trace = run(model, inputs, read=site, output=True)
+    own = getattr(trace.output, "logits", None)
+    if not isinstance(own, Tensor):
+        raise ModelError(f"the output of {type(model.module).__name__} has no logits to compare with.")
+    if own.ndim != 3 or own.shape[:2] != trace[site].shape[:2]:
+        raise ModelError(
+            f"this model gives scores of shape {tuple(own.shape)} for {tuple(trace[site].shape[:2])} positions: "
+            "not one row a position."
+        )
+    try:
+        made = unembed(trace[site])
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"the head cannot be applied to the stream alone: {error}") from error
+    if made.shape != own.shape:
+        raise ModelError(
+            f"scores made from the stream have shape {tuple(made.shape)}, the model's own {tuple(own.shape)}."
+        )
+    own = own.float()
+    mask = (
+        trace.mask
+        if trace.mask is not None and trace.mask.shape == own.shape[:2]
+        else torch.ones(own.shape[:2], dtype=torch.bool)
+    )
+    return float((made - own)[mask].abs().max() / own[mask].abs().max().clamp(min=1e-9))
+
+
+def in_chunks(
+    unembed: Unembedding,
+    hidden: Float[Tensor, "rows d_model"],
+    use: Callable[[Tensor, slice], Any],
+    *,
+    normed: bool = False,
+    rows: int | None = None,
+) -> None:
+    """Call `use(scores, rows)` for one chunk of rows after the other, so that all scores never exist at once."""
+    step = rows or unembed.rows_at_once()
+    for start in range(0, len(hidden), step):
+        here = slice(start, min(start + step, len(hidden)))
+        use(unembed(hidden[here], normed), here)
+
+
+def _number(config: Any, name: str) -> float | None:
+    for owner in (config, getattr(config, "get_text_config", lambda: None)()):
+        value = getattr(owner, name, None)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def _width(model: Model, head: nn.Module) -> int:
+    width = getattr(head, "out_features", None)
+    if isinstance(width, int):
+        return width
+    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    return int(getattr(text, "vocab_size", None) or getattr(model.config, "num_labels", 1))

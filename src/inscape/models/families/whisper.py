@@ -1,0 +1,51 @@
+"""Whisper: a pre-norm encoder-decoder over log-mel spectrograms; the MLP is two layers of the block itself."""
+
+from inscape.models.family import Family, Stack
+
+ENCODER = {
+    "resid_pre": ":in",
+    "attn.in": "self_attn:in",
+    "attn.z": "self_attn.out_proj:in",
+    "attn_out": "self_attn",
+    "resid_mid": "final_layer_norm:in",
+    "mlp.in": "fc1:in",
+    "mlp.pre": "fc1",
+    "mlp.act": "fc2:in",
+    "mlp_out": "fc2",
+    "resid_post": "",
+}
+
+WHISPER = Family(
+    name="whisper",
+    model_types=("whisper",),
+    stacks=(
+        Stack(
+            blocks="model.encoder.layers",
+            sites=ENCODER,
+            attention="self_attn",
+            prefix="encoder.",
+            final_norm="model.encoder.layer_norm",
+        ),
+        Stack(
+            blocks="model.decoder.layers",
+            sites={
+                **ENCODER,
+                "cross.in": "encoder_attn:in",
+                "cross.z": "encoder_attn.out_proj:in",
+                "cross_out": "encoder_attn",
+            },
+            attention="self_attn",
+            cross="encoder_attn",
+            prefix="decoder.",
+            embed="model.decoder.embed_tokens",
+            final_norm="model.decoder.layer_norm",
+            heads=("num_heads", "decoder_attention_heads"),
+        ),
+    ),
+    logits=("proj_out", "classifier"),
+    positions="own",
+    notes={
+        "encoder.embed": "none: two convolutions with an activation between them; encoder.layers.0.resid_pre follows",
+        "decoder.layers.*.resid_mid": "after cross-attention",
+    },
+)

@@ -1,0 +1,192 @@
+"""The logit lens: what the model would say if it stopped after each layer."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from inscape.core.errors import InputError, ModelError
+from inscape.core.progress import Progress, tell
+from inscape.engine.forward import run
+from inscape.engine.unembed import Unembedding, reads_as_the_model_does, unembedding
+from inscape.models.model import Model
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of scores from the last layer against the model's own
+
+
+@dataclass(frozen=True, eq=False)
+class LensReading:
+    """What a lens read, per layer and position; cells of padding hold zeros.
+
+    top, probability: the k most probable tokens. entropy: of the whole distribution, in nats. rank: of `final`, the
+    model's own top token there; 1 is the top. kl: sum p_lens (log p_lens - log p_final), in nats. control: the rank
+    that the final token of *another* position has here; None without a control. how: the norm and head that were used.
+    """
+
+    layers: tuple[str, ...]
+    top: Int[Tensor, "layer batch pos k"]
+    probability: Float[Tensor, "layer batch pos k"]
+    entropy: Float[Tensor, "layer batch pos"]
+    rank: Int[Tensor, "layer batch pos"]
+    kl: Float[Tensor, "layer batch pos"]
+    final: Int[Tensor, "batch pos"]
+    control: Int[Tensor, "layer batch pos"] | None
+    tokens: Int[Tensor, "batch pos"] | None
+    mask: Bool[Tensor, "batch pos"]
+    how: str
+    n_vocab: int
+
+    @property
+    def chance_rank(self) -> float:
+        """The mean rank of a token under a random order of the vocabulary: (vocab + 1) / 2."""
+        return (self.n_vocab + 1) / 2
+
+    def row(self, index: int) -> "LensReading":
+        """One row of the batch without its padding, still with a batch axis."""
+        real = self.mask[index]
+        per_layer = ("top", "probability", "entropy", "rank", "kl", "control")
+        cut = {n: v[:, index : index + 1, real] for n in per_layer if (v := getattr(self, n)) is not None}
+        tokens = self.tokens[index : index + 1, real] if self.tokens is not None else None
+        return replace(self, **cut, final=self.final[index : index + 1, real], tokens=tokens, mask=real[real][None])
+
+
+def logit_lens(
+    model: Model,
+    inputs: Any,
+    layers: Any = None,
+    *,
+    k: int = 5,
+    control: str | None = "shuffle",
+    seed: int = 0,
+    budget: int | None = None,
+    progress: Progress = None,
+) -> LensReading:
+    """Read the stream after each layer with the model's own final norm and head.
+
+    `p_l = softmax(rules(head(norm(h_l))))`. Choose it first: it has nothing to train. Choose a tuned lens when the
+    early layers speak another basis than the head. `layers` is a pattern; all resid_post of the main stack without it.
+    control: "shuffle" ranks, in every cell, the final token of another position of the batch: what is readable whatever
+        the context is (frequent tokens) is readable there too. None leaves it out. It costs next to nothing.
+    Cost: one forward without its head, then one head row a layer and position, in chunks of `budget` bytes of scores.
+    Raises: ModelError when scores made from the last layer are not the model's own (no language head, a pooled head).
+    Source: nostalgebraist 2020, "interpreting GPT: the logit lens"; the last layer is checked against the model here.
+    """
+    if control not in (None, "shuffle"):
+        raise InputError(f"control={control!r} is none of this lens; it can be 'shuffle' or None.")
+    unembed = checked_unembedding(model, inputs)
+    last = f"{model.blocks[-1].name}.resid_post"
+    if layers is None:
+        layers = [f"{block.name}.resid_post" for block in model.blocks]
+    names = tuple(model.sites(*([layers] if isinstance(layers, str) else layers)).names)
+    tell(progress, "reading the stream", None)
+    trace = run(model, inputs, read=[*names, *([last] if last not in names else [])])
+    mask = trace.mask
+    if mask is None or mask.shape != trace[last].shape[:2]:  # a decoder beside an encoder has columns of its own
+        mask = torch.ones(trace[last].shape[:2], dtype=torch.bool)
+    mask = mask.cpu().bool()
+    states = torch.stack([trace[name][mask.to(trace[name].device)] for name in names])
+    ends = trace[last][mask.to(trace[last].device)]
+    found = _read(unembed, states, ends, k, control, seed, budget, progress)
+    wide = {name: _spread(value, mask) for name, value in found.items() if name != "final"}
+    final = torch.zeros(mask.shape, dtype=torch.long)
+    final[mask] = found["final"]
+    tokens = trace.tokens.cpu() if trace.tokens is not None and trace.tokens.shape == mask.shape else None
+    return LensReading(names, final=final, control=wide.pop("control", None), tokens=tokens, mask=mask, how=unembed.how,
+                       n_vocab=unembed.n_vocab, **wide)  # fmt: skip
+
+
+def checked_unembedding(model: Model, inputs: Any) -> Unembedding:
+    """The model's norm and head, after seeing that they give its own scores on the first tokens of these inputs."""
+    unembed = unembedding(model)
+    error = reads_as_the_model_does(model, unembed, _few(inputs))
+    if error > TOLERANCE.get(model.dtype, 5e-2):
+        raise ModelError(
+            f"scores made from the last layer differ from the model's own by {error:.2g} of the largest: more happens "
+            f"between the stream and the scores than {unembed.how}.\n"
+            "  a lens through these modules would not show what this model says."
+        )
+    return unembed
+
+
+def _few(inputs: Any, tokens: int = 12) -> Any:
+    """The first row, a few tokens of it, where the inputs are token ids or texts; other inputs as they are."""
+    if isinstance(inputs, Tensor) and inputs.ndim <= 2 and not inputs.is_floating_point():
+        return inputs.reshape(-1, inputs.shape[-1])[:1, :tokens]
+    if isinstance(inputs, (list, tuple)) and inputs:
+        first = inputs[0]
+        if isinstance(first, int):
+            return list(inputs[:tokens])
+        if (
+            isinstance(first, (list, Tensor))
+            and not isinstance(inputs, tuple)
+            and len(first)
+            and isinstance(first[0], (int, Tensor))
+        ):
+            return [[int(t) for t in first[:tokens]]]
+        if isinstance(first, str):
+            return [" ".join(first.split(" ")[:tokens])]
+    return inputs
+
+
+def _read(
+    unembed: Unembedding, states: Tensor, ends: Tensor, k: int, control: str | None, seed: int, budget: int | None,
+    progress: Progress,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Statistics of every state, [layer, row]; a chunk holds all layers of a few rows, beside their final scores."""
+    n_layers, n_rows = states.shape[:2]
+    k = min(k, unembed.n_vocab)
+    step = max(1, (unembed.rows_at_once(budget) if budget else unembed.rows_at_once()) // (n_layers + 1))
+    out = {
+        "top": torch.zeros(n_layers, n_rows, k, dtype=torch.long), "probability": torch.zeros(n_layers, n_rows, k),
+        "entropy": torch.zeros(n_layers, n_rows), "rank": torch.zeros(n_layers, n_rows, dtype=torch.long),
+        "kl": torch.zeros(n_layers, n_rows), "final": torch.zeros(n_rows, dtype=torch.long),
+    }  # fmt: skip
+    if control is not None:
+        out["control"] = torch.zeros(n_layers, n_rows, dtype=torch.long)
+        # The final tokens of all rows must be known before the first is compared with another's.
+        for start in range(0, n_rows, step * (n_layers + 1)):
+            here = slice(start, start + step * (n_layers + 1))
+            out["final"][here] = unembed(ends[here]).argmax(-1).cpu()
+        swapped = out["final"][_derangement(n_rows, seed)]
+    for start in range(0, n_rows, step):
+        here = slice(start, min(start + step, n_rows))
+        tell(progress, "reading every layer through the head", start / n_rows)
+        logp_final = torch.log_softmax(unembed(ends[here]), -1)
+        out["final"][here] = logp_final.argmax(-1).cpu()
+        final = logp_final.argmax(-1)
+        for layer in range(n_layers):
+            logp = torch.log_softmax(unembed(states[layer, here]), -1)
+            p = logp.exp()
+            best = logp.topk(k, -1)
+            out["top"][layer, here] = best.indices.cpu()
+            out["probability"][layer, here] = best.values.exp().cpu()
+            out["entropy"][layer, here] = -torch.einsum("rv,rv->r", p, logp.clamp(min=-1e4)).cpu()
+            out["kl"][layer, here] = (
+                torch.einsum("rv,rv->r", p, (logp - logp_final).clamp(-1e4, 1e4)).clamp(min=0).cpu()
+            )
+            out["rank"][layer, here] = _rank(logp, final)
+            if control is not None:
+                out["control"][layer, here] = _rank(logp, swapped[here].to(logp.device))
+    return out
+
+
+def _rank(scores: Tensor, target: Tensor) -> Tensor:
+    """How many tokens score higher, plus one."""
+    return ((scores > scores.gather(-1, target[:, None])).sum(-1) + 1).cpu()
+
+
+def _derangement(n: int, seed: int) -> Tensor:
+    """A random order that leaves no row in its place (with two rows or more): a random cycle."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    out = torch.empty(n, dtype=torch.long)
+    out[order] = order.roll(1)
+    return out
+
+
+def _spread(value: Tensor, mask: Tensor) -> Tensor:
+    """Values of real positions back into [layer, batch, pos, ...]."""
+    wide = torch.zeros(value.shape[0], *mask.shape, *value.shape[2:], dtype=value.dtype)
+    wide[:, mask] = value
+    return wide

@@ -1,0 +1,143 @@
+"""What a job will cost, from one small forward pass, before it starts."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from inscape.circuits.heads import repeated_probe
+from inscape.core.errors import InputError, InscapeError
+from inscape.engine.forward import run
+from inscape.engine.unembed import BUDGET, unembedding
+from inscape.models.model import Model
+from inscape.reports.material import Material, gather
+
+JOBS = ("report",)
+PAGE_BYTES = 1_100_000  # the drawing library, once; the data of the figures come on top
+PAGE_SECONDS = 6.0  # bundling the library and writing specs
+SKIP_POSITIONS = 96
+RUNS_PER_INPUT = 4  # contributions, neurons, massive activations, sinks: one forward each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A predicted cost. seconds: wall time on this machine as it is now. bytes: what is written. peak_bytes: the largest
+    resident memory of the process, weights included. parts: seconds of each section."""
+
+    job: str
+    seconds: float
+    bytes: int
+    peak_bytes: int
+    parts: tuple[tuple[str, float], ...]
+
+    def __str__(self) -> str:
+        return f"{self.job}: about {words_of(self.seconds)}, {self.bytes / 1e6:.1f} MB on disk, {self.peak_bytes / 2**30:.1f} GiB of memory"
+
+
+def plan(model: Model, texts: Any = None, job: str = "report", *, material: Material | None = None) -> Plan:
+    """Predict seconds, bytes and peak memory of a job from a calibration forward.
+
+    Two short forwards without the head give the seconds a position; two sizes of head batch the seconds a row.
+    A prediction assumes that the machine stays as busy as it is. Cost: about two percent of the job.
+    Raises: InputError for an unknown job.
+    """
+    if job not in JOBS:
+        raise InputError(f"there is no plan for {job!r}; jobs with one are {', '.join(JOBS)}.")
+    material = material if material is not None else gather(model, texts)
+    n_layers = max(1, len([b for b in model.blocks if f"{b.name}.resid_post" in model.sites]))
+    forward = _forward_seconds(model, material)
+    per_run = forward * _relative_size(material)
+    rows = _head_seconds(model)
+    lens_rows = (n_layers + 2) * (len(material.names[0]) if material.names else 0)
+    batch = _batch_runs(material)
+    parts = {
+        "what the model is": _verify_seconds(model, forward),
+        "lens": per_run + lens_rows * rows * 2.0,  # statistics of a row of scores cost about as much as the row
+        "stream": len(material.runs) * per_run,
+        "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * rows * 3.0),
+        "outliers": 2 * len(material.runs) * per_run,
+        "heads": 2 * _probe_runs(model, material) * per_run,
+        "neurons": 1.5 * len(material.runs) * per_run,
+        "page": PAGE_SECONDS,
+    }
+    if lens_rows == 0 or rows == 0.0:
+        parts["lens"] = 0.0
+    width = max((p.shape[-1] for p in model.module.parameters() if p.ndim > 1), default=1)
+    held = 4 * width * max(len(n) for n in material.names) * 6 * n_layers if material.names else 32 * 2**20
+    peak = (
+        _resident() + (3 * BUDGET if rows else 0) + held + 400 * 2**20
+    )  # scores in three forms; drawing and browser bundle
+    return Plan(job, sum(parts.values()), PAGE_BYTES + 60 * lens_rows, int(peak), tuple(parts.items()))
+
+
+def words_of(seconds: float) -> str:
+    """ "40 s", "3 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def peak_bytes() -> int:
+    """The largest resident memory of this process so far."""
+    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return top if sys.platform == "darwin" else top * 1024
+
+
+def _forward_seconds(model: Model, material: Material) -> float:
+    """One input through all blocks, no head; the better of two, as the first also warms up."""
+    last = [b.name for b in model.blocks][-1:]
+    site = next((f"{name}.{s}" for name in last for s in ("resid_post", "out") if f"{name}.{s}" in model.sites), None)
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        run(model, material.runs[0], read=site)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _relative_size(material: Material) -> float:
+    """The mean length of an input over that of the first, which was timed."""
+    if not material.names:
+        return 1.0
+    return sum(map(len, material.names)) / len(material.names) / len(material.names[0])
+
+
+def _head_seconds(model: Model) -> float:
+    try:
+        unembed = unembedding(model)
+        weight = next(unembed.head.parameters(), None)
+        if weight is None or weight.ndim != 2:
+            return 0.0
+        state = torch.randn(min(64, unembed.rows_at_once()), weight.shape[-1], dtype=weight.dtype, device=weight.device)
+        start = time.perf_counter()
+        unembed(state, normed=True)
+        return (time.perf_counter() - start) / len(state)
+    except (InscapeError, RuntimeError, TypeError, ValueError):
+        return 0.0
+
+
+def _verify_seconds(model: Model, forward: float) -> float:
+    return 0.0 if model.status else 12 * forward
+
+
+def _batch_runs(material: Material) -> float:
+    return float(len(material.batch)) if isinstance(material.batch, (list, torch.Tensor)) else 1.0
+
+
+def _probe_runs(model: Model, material: Material) -> float:
+    """How many of the report's inputs the head probe is as long as."""
+    if material.kind not in ("causal", "tokens") or not material.names:
+        return 0.0
+    try:
+        return repeated_probe(model, 24, 8).numel() / len(material.names[0])
+    except InscapeError:
+        return 0.0
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_bytes()

@@ -1,0 +1,186 @@
+"""The commands: what they print, what they say when something is wrong, and what they leave unimported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import inscape as ins
+from inscape.cli import console
+from inscape.cli.main import build, main
+from tests.common.small import direction, gpt2_module
+
+COMMANDS = ("sites", "run", "generate", "report", "plan")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A saved tiny GPT-2 with a tokenizer of one word a token."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    gpt2_module().save_pretrained(path)
+    words = {"<pad>": 0, "<s>": 1, **{f"w{i}": i for i in range(2, 64)}}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<s>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>").save_pretrained(path)
+    return str(path)
+
+
+def test_help_lists_every_command_and_succeeds(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_takes_json_and_debug(command, capsys):
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--json" in said
+    assert "--debug" in said
+    assert "MODEL" in said
+
+
+def test_version_is_the_package_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == ins.__version__
+
+
+@pytest.mark.parametrize(
+    "argv", [["nope"], ["sites"], ["run", "m", "--unknown", "1"], ["generate", "m", "t", "--max-new-tokens", "x"]]
+)
+def test_wrong_usage_is_exit_code_2_with_a_hint(argv, capsys):
+    assert main(argv) == 2
+    assert "--help" in capsys.readouterr().err
+
+
+def test_sites_prints_plain_lines_where_there_is_no_terminal(folder, capsys):
+    assert main(["sites", folder, "layers.1.*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("layers.1.resid_post") and "batch pos d_model" in line for line in lines)
+    assert not any(line.startswith("layers.0.") for line in lines)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_sites_verify_says_what_was_proven(folder, capsys):
+    assert main(["sites", folder, "layers.1.resid_post", "--verify", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["counts"] == {"proven": 1}
+    assert said["bit_equal"] is True
+
+
+def test_run_gives_the_figures_of_the_trace(folder, capsys, tmp_path):
+    file = tmp_path / "values.safetensors"
+    argv = [
+        "run",
+        folder,
+        "w3 w4 w5",
+        "w6",
+        "--read",
+        "layers.*.resid_post",
+        "--read",
+        "embed",
+        "--save",
+        str(file),
+        "--json",
+    ]
+    assert main(argv) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [row["site"] for row in said["sites"]] == ["embed", *(f"layers.{i}.resid_post" for i in range(3))]
+    trace = ins.run(ins.open(folder), ["w3 w4 w5", "w6"], read="layers.2.resid_post")
+    real = trace["layers.2.resid_post"][trace.mask]
+    row = said["sites"][-1]
+    assert row["shape"] == [2, 3, 32]
+    assert row["mean_norm"] == pytest.approx(float(real.norm(dim=-1).mean()), rel=1e-5)
+    assert row["min"] == pytest.approx(float(real.min()))
+    assert row["max"] == pytest.approx(float(real.max()))
+    saved = load_file(file)
+    assert torch.equal(saved["layers.2.resid_post"], trace["layers.2.resid_post"])
+    assert torch.equal(saved["mask"], trace.mask)
+
+
+def test_generate_applies_the_edits_of_a_file(folder, capsys, tmp_path):
+    edits = [ins.add(direction("layers.1.resid_post"), scale=30.0)]
+    file = tmp_path / "edits.safetensors"
+    ins.save_edits(file, edits)
+    assert main(["generate", folder, "w3 w4", "--edits", str(file), "--max-new-tokens", "4", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    expected = ins.generate(ins.open(folder), ["w3 w4"], edits=edits, max_new_tokens=4)
+    assert said["generated"][0]["tokens"] == expected.tokens[0].tolist()
+
+
+def test_generate_prints_the_text_with_what_was_added(folder, capsys):
+    assert main(["generate", folder, "w3 w4", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().out.startswith("w3 w4")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run", "{}", "w3", "--read", "layers.1.resid_pst"], "layers.1.resid_post"),
+        (["run", "{}"], "no text to run"),
+        (["generate", "{}"], "no text to go on from"),
+        (["generate", "{}", "w3", "--edits", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["report", "{}", "nowhere.txt"], "nowhere.txt"),
+        (["sites", "./no-such-folder"], "no-such-folder"),
+        (["run", "{}", "w3", "--save", "no/such/folder/x.safetensors"], "no/such/folder"),
+    ],
+)
+def test_our_errors_are_a_message_without_traceback_and_exit_code_1(argv, message, folder, capsys):
+    assert main([part.replace("{}", folder) for part in argv]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_debug_lets_the_error_through(folder):
+    with pytest.raises(ins.SiteError):
+        main(["run", folder, "w3", "--read", "nope", "--debug"])
+
+
+def test_an_interrupt_is_exit_code_130(folder, monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, "open_model", stop)
+    monkeypatch.setattr("inscape.cli.sites.open_model", stop)
+    assert main(["sites", folder]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_json_has_no_nan_and_knows_dataclasses_and_paths(capsys):
+    console.print_json(
+        {"a": float("nan"), "b": Path("x"), "c": ins.Site("embed"), "d": torch.tensor([1.5, float("inf")])}
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert said["a"] is None
+    assert said["b"] == "x"
+    assert said["c"]["name"] == "embed"
+    assert said["d"] == [1.5, None]
+
+
+def test_progress_off_a_terminal_is_one_line_a_message(capsys):
+    with console.progress() as tell:
+        tell("loading", 0.1)
+        tell("loading", 0.5)
+        tell("done", 1.0)
+    assert capsys.readouterr().err == "loading\ndone\n"
+
+
+def test_help_imports_no_torch_and_nothing_heavy():
+    code = (
+        "import sys; from inscape.cli.main import main; main(['--help']); main(['run', '--help'])\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pydantic', 'altair'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_is_there():
+    assert {name for name in build() if not name.startswith("-")} == set(COMMANDS)
