@@ -184,3 +184,8 @@ def test_help_imports_no_torch_and_nothing_heavy():
 
 def test_every_command_is_there():
     assert {name for name in build() if not name.startswith("-")} == set(COMMANDS)
+
+
+def test_plan_predicts_a_report(folder, capsys):
+    assert main(["plan", folder, "--text", "w3 w4 w5 w6", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["seconds"] > 0

@@ -23,9 +23,7 @@ def models() -> Iterator[None]:
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
-def test_a_page_prints_what_it_shows(
-    page: Path, models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_prints_what_it_shows(page: Path, models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # pages write files
     namespace: dict[str, Any] = {"__name__": "__page__"}
     for block in blocks_of(page.read_text()):

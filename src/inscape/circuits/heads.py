@@ -52,9 +52,14 @@ class HeadScores:
 
 
 def head_scores(
-    model: Model, *, length: int = 24, rows: int = 8, control: str | None = "shuffle", seed: int = 0,
+    model: Model,
+    *,
+    length: int = 24,
+    rows: int = 8,
+    control: str | None = "shuffle",
+    seed: int = 0,
     progress: Progress = None,
-) -> HeadScores:  # fmt: skip
+) -> HeadScores:
     """Previous-token, duplicate-token, induction and first-token scores of every head.
 
     length: tokens before they come again. rows: probes in the batch. control: "shuffle", see `HeadScores`.

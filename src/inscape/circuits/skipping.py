@@ -46,9 +46,16 @@ class SkipEffects:
 
 
 def skip_effects(
-    model: Model, inputs: Any, part: str = "layer", *, control: str | Sequence[str] | None = ("replace", "noise"),
-    positions: int = 128, skip_first: bool | None = None, seed: int = 0, progress: Progress = None,
-) -> SkipEffects:  # fmt: skip
+    model: Model,
+    inputs: Any,
+    part: str = "layer",
+    *,
+    control: str | Sequence[str] | None = ("replace", "noise"),
+    positions: int = 128,
+    skip_first: bool | None = None,
+    seed: int = 0,
+    progress: Progress = None,
+) -> SkipEffects:
     """Skip each layer in turn and measure how far the prediction moves.
 
     inputs: one batch. part: "layer", "attn" or "mlp". positions: how many positions are measured (the head is the dear
@@ -84,8 +91,16 @@ def skip_effects(
             rows[job].append(clean.against(_edit(layer, part, job, at, seed + index)))
     made = {job: _effects(layers, rows[job], clean) for job in jobs}
     first_made = made.pop("skip")
-    return SkipEffects(first_made.layers, first_made.kl, first_made.loss, first_made.stream, first_made.per_input, made,
-                       clean.mean_loss, clean.n)  # fmt: skip
+    return SkipEffects(
+        first_made.layers,
+        first_made.kl,
+        first_made.loss,
+        first_made.stream,
+        first_made.per_input,
+        made,
+        clean.mean_loss,
+        clean.n,
+    )
 
 
 def predicts_next(model: Model) -> bool:
@@ -252,6 +267,12 @@ def _effects(
         row_of = clean.places[0]  # type: ignore[index]
         per_input = torch.stack([kl[:, row_of == r].mean(1) for r in range(clean.rows)], 1)
     return SkipEffects(
-        tuple(layers), kl.mean(1) if kl is not None else None, loss.mean(1) if loss is not None else None,
-        moved.mean(1), per_input, {}, clean.mean_loss, clean.n,  # type: ignore[union-attr]
-    )  # fmt: skip
+        tuple(layers),
+        kl.mean(1) if kl is not None else None,
+        loss.mean(1) if loss is not None else None,
+        moved.mean(1),
+        per_input,
+        {},
+        clean.mean_loss,
+        clean.n,  # type: ignore[union-attr]
+    )

@@ -117,6 +117,8 @@ def _chat(model: Model, chats: list[list[Any]], side: str | None) -> Inputs:
 
 
 def _left(model: Model, side: str | None) -> bool:
+    if side is None and not model.family.left_padding:
+        return False
     return (side or getattr(model.tokenizer, "padding_side", "right")) == "left"
 
 

@@ -103,6 +103,7 @@ class Family:
         "times:logit_scale", "divide:logits_scaling".
     positions: "given" when padded batches need `position_ids` made from the mask, "own" when the model makes
         them itself, "none" when it has no notion of them.
+    left_padding: False where padding before the text enters a recurrent state and changes what follows.
     notes: said by `inscape sites`: what is not offered, and why.
     """
 
@@ -112,6 +113,7 @@ class Family:
     logits: Taps | None = "lm_head"
     logits_after: tuple[str, ...] = ()
     positions: str = "given"
+    left_padding: bool = True
     notes: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     when: Mapping[str, object] = field(default_factory=dict)

@@ -4,7 +4,7 @@ A copy is a folder named after the file and its SHA-256: an ordinary fp32 Huggin
 manifest: of what it was made, and the size, time and SHA-256 of every file.
 
 1. A copy is built under a temporary name beside its place, every file is fsynced, then the folder is renamed: it is
-   there whole or not at all. A killed build leaves a `.building-*` folder, which a build a day later removes.
+   there whole or not at all. A killed build leaves a `.building-*` folder, which the next build of that model removes.
 2. On every opening, sizes and times are compared with the manifest (microseconds). Where only the time changed, the
    SHA-256 is computed again; where anything else did, the copy is thrown away and built anew. A bit that flips on the
    disk without a change of time is not seen; `check(folder, full=True)` would.
@@ -52,13 +52,13 @@ def dense_copy(name: str, sha256: str, provide: Callable[[Path], Path], progress
         return folder
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _one_builder(home / f".{folder.name}.lock", progress):
+        with _one_builder(home / f".{folder.name}.lock", progress) as alone:
             problem = check(folder)
             if problem is None:  # another process built it while this one waited
                 return folder
             if folder.exists():
                 tell(progress, f"the cached copy of {name} is damaged ({problem}); building it again", 0.0)
-            _sweep(home)
+            _sweep(folder, alone)
             _build(folder, name, sha256, provide, progress)
     except OSError as error:
         if isinstance(error, FileError):
@@ -130,7 +130,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _build(folder: Path, name: str, sha256: str, provide: Callable[[Path], Path], progress: Progress) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".building-{folder.name}-", dir=folder.parent))
     try:
         made = scratch / "model"
         made.mkdir()
@@ -165,12 +165,12 @@ def _move_in(made: Path, folder: Path, aside: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_builder(lock: Path, progress: Progress) -> Iterator[None]:
-    """Let one process build at a time, where the system has file locks; a killed holder's lock is gone with it."""
+def _one_builder(lock: Path, progress: Progress) -> Iterator[bool]:
+    """Let one process build at a time; yields whether that is certain. A killed holder's lock is gone with it."""
     try:
         import fcntl
-    except ImportError:
-        yield
+    except ImportError:  # a system without these locks: the rename decides
+        yield False
         return
     with lock.open("a") as file:
         try:
@@ -178,15 +178,17 @@ def _one_builder(lock: Path, progress: Progress) -> Iterator[None]:
         except BlockingIOError:
             tell(progress, "another process is building this copy; waiting for it", None)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # this file system has no locks: the rename decides
-            pass
-        yield
+        except OSError:  # a file system without them
+            yield False
+            return
+        yield True
 
 
-def _sweep(home: Path) -> None:
-    for left in home.glob(".building-*"):
+def _sweep(folder: Path, alone: bool) -> None:
+    """Remove what killed builds of this copy left: all of it when no other can be running, else what is a day old."""
+    for left in folder.parent.glob(f".building-{folder.name}-*"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _STALE_S:
+            if alone or time.time() - left.stat().st_mtime > _STALE_S:
                 shutil.rmtree(left, ignore_errors=True)
 
 

@@ -107,7 +107,8 @@ def _rows(model: Model, texts: Any, max_tokens: int, seed: int) -> tuple[list[li
         if isinstance(one, str):
             if model.tokenizer is None:
                 raise InputError(
-                    "the inputs are text and this model has no tokenizer.\n  give token ids, or open it with tokenizer=."
+                    "the inputs are text and this model has no tokenizer.\n  give "
+                    "token ids, or open it with tokenizer=."
                 )
             one = model.tokenizer(one)["input_ids"]
         row = [int(t) for t in one][:limit]

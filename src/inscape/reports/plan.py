@@ -24,8 +24,11 @@ RUNS_PER_INPUT = 4  # contributions, neurons, massive activations, sinks: one fo
 
 @dataclass(frozen=True)
 class Plan:
-    """A predicted cost. seconds: wall time on this machine as it is now. bytes: what is written. peak_bytes: the largest
-    resident memory of the process, weights included. parts: seconds of each section."""
+    """A predicted cost.
+
+    seconds: wall time on this machine as it is now. bytes: what is written. peak_bytes: the largest resident memory of
+    the process, weights included. parts: seconds of each section.
+    """
 
     job: str
     seconds: float
@@ -34,7 +37,10 @@ class Plan:
     parts: tuple[tuple[str, float], ...]
 
     def __str__(self) -> str:
-        return f"{self.job}: about {words_of(self.seconds)}, {self.bytes / 1e6:.1f} MB on disk, {self.peak_bytes / 2**30:.1f} GiB of memory"
+        return (
+            f"{self.job}: about {words_of(self.seconds)}, {self.bytes / 1e6:.1f} MB on "
+            f"disk, {self.peak_bytes / 2**30:.1f} GiB of memory"
+        )
 
 
 def plan(model: Model, texts: Any = None, job: str = "report", *, material: Material | None = None) -> Plan:

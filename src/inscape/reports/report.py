@@ -19,9 +19,14 @@ from inscape.view.figure import Section
 from inscape.view.page import page
 
 SECTIONS: dict[str, Callable[[Model, Material], Section]] = {
-    "model": about.section, "lens": lens.section, "stream": stream.section, "skipping": skipping.section,
-    "outliers": outliers.section, "heads": heads.section, "neurons": neurons.section,
-}  # fmt: skip
+    "model": about.section,
+    "lens": lens.section,
+    "stream": stream.section,
+    "skipping": skipping.section,
+    "outliers": outliers.section,
+    "heads": heads.section,
+    "neurons": neurons.section,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,10 @@ class Report:
 
     def __repr__(self) -> str:
         shown = sum(section.skipped is None for section in self.sections)
-        return f"Report({shown} of {len(self.sections)} sections, {len(self.html) / 1e6:.1f} MB, {self.took_s:.0f} s, {self.path})"
+        return (
+            f"Report({shown} of {len(self.sections)} sections, {len(self.html) / 1e6:.1f} "
+            f"MB, {self.took_s:.0f} s, {self.path})"
+        )
 
 
 def report(
@@ -75,10 +83,10 @@ def report(
 ) -> Report:
     """Make the report of a model: what it is, what it would say, what each part adds, and what breaks without it.
 
-    model: an opened model, or what `ins.open` takes. texts: texts, token ids, images or the module's own arguments; inputs
-    that suit the model when left out. to: the HTML file, None for none. sections: names out of `SECTIONS`, in their order.
-    verify: prove the sites first (names that fail are withdrawn, on this model object). Sections that do not apply to the
-    model say why. progress is told the predicted cost first, then every step.
+    model: an opened model, or what `ins.open` takes. texts: texts, token ids, images or the module's own arguments;
+    inputs that suit the model when left out. to: the HTML file, None for none. sections: names out of `SECTIONS`.
+    verify: prove the sites first (names that fail are withdrawn, on this model object). Sections that do not apply to
+    the model say why. progress is told the predicted cost first, then every step.
     Cost: predicted by `ins.plan`; minutes on two cores for a model of 270 million parameters. Memory stays bounded: one
     input at a time, scores over the vocabulary in chunks.
     Raises: InputError for an unknown section or inputs that do not fit; FileError when the page cannot be written.
@@ -126,17 +134,22 @@ def _named(sections: Sequence[str] | None) -> list[str]:
     unknown = [name for name in chosen if name not in SECTIONS]
     if unknown or not chosen:
         raise InputError(
-            f"a report has no section {', '.join(map(repr, unknown)) or '(none given)'}; there are {', '.join(SECTIONS)}."
+            f"a report has no section {', '.join(map(repr, unknown)) or '(none given)'}; "
+            f"there are {', '.join(SECTIONS)}."
         )
     return [name for name in SECTIONS if name in chosen]
 
 
 def _doing(name: str) -> str:
     return {
-        "model": "what the model is", "lens": "what it would say after each layer", "stream": "what each layer adds",
-        "skipping": "skipping each layer", "outliers": "massive activations and sinks", "heads": "what the heads look at",
+        "model": "what the model is",
+        "lens": "what it would say after each layer",
+        "stream": "what each layer adds",
+        "skipping": "skipping each layer",
+        "outliers": "massive activations and sinks",
+        "heads": "what the heads look at",
         "neurons": "how many neurons work",
-    }[name]  # fmt: skip
+    }[name]
 
 
 def _with_progress(material: Material, progress: Callable[..., None]) -> Material:
@@ -170,4 +183,7 @@ def _lead(model: Model, material: Material) -> str:
         "tokens": "a model that reads tokens",
         "image": "a model that looks at images",
     }
-    return f"{type(model.module).__name__}, {what.get(material.kind, 'a network')}, run on {material.said}; every figure stands beside its control."
+    return (
+        f"{type(model.module).__name__}, {what.get(material.kind, 'a network')}, run on "
+        f"{material.said}; every figure stands beside its control."
+    )

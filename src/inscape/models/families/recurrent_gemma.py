@@ -32,6 +32,7 @@ RECURRENT_GEMMA = Family(
         ),
     ),
     logits_after=("softcap:logits_soft_cap",),
+    left_padding=False,
     notes={
         "embed": "before it is scaled by sqrt(d_model)",
         "ssm.gate": "before its activation function",

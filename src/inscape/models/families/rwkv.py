@@ -29,6 +29,7 @@ RWKV = Family(
     ),
     logits="head",
     positions="none",
+    left_padding=False,
     notes={
         "attn": "a recurrence without heads or pattern: read ssm_out, ssm.y, ssm.k, ssm.v, ssm.gate",
         "resid_pre": "layer 0: after its first norm; in eval mode every rescale_every layers halve the stream",

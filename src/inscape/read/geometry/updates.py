@@ -74,7 +74,7 @@ def updates(model: Model, inputs: Any) -> Updates:
     """What attention, MLP and their kin add to the stream in every layer, and the check that they are all there is.
 
     `h_{l+1} = h_l + sum of parts`, where a part is what enters the sum: after Gemma's post-norms, layer scales and
-    multipliers. Choose `contributions` for the numbers; this keeps whole streams, about 4 layers x batch x pos x d_model.
+    multipliers. Choose `contributions` for the numbers; this keeps whole streams: 4 x layers x batch x pos x d_model.
     Raises: ModelError for a model without a residual stream.
     Source: Csordas et al. 2025, arXiv:2505.13898.
     """
@@ -188,5 +188,16 @@ def _summed(names: list[str], gathered: dict, error: float | None, n: int, width
     }
     sizes = [torch.cat(gathered[(name, "", "norm")]) for name in names]
     low, high = (torch.stack([s.quantile(q) for s in sizes]) for q in (0.1, 0.9))
-    return Contributions(tuple(names), torch.stack([s.mean() for s in sizes]), low, high, table["relative"], table["cosine"],
-                         table["control"], error, n, width**-0.5, additive)  # fmt: skip
+    return Contributions(
+        tuple(names),
+        torch.stack([s.mean() for s in sizes]),
+        low,
+        high,
+        table["relative"],
+        table["cosine"],
+        table["control"],
+        error,
+        n,
+        width**-0.5,
+        additive,
+    )

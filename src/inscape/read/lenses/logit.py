@@ -93,8 +93,16 @@ def logit_lens(
     final = torch.zeros(mask.shape, dtype=torch.long)
     final[mask] = found["final"]
     tokens = trace.tokens.cpu() if trace.tokens is not None and trace.tokens.shape == mask.shape else None
-    return LensReading(names, final=final, control=wide.pop("control", None), tokens=tokens, mask=mask, how=unembed.how,
-                       n_vocab=unembed.n_vocab, **wide)  # fmt: skip
+    return LensReading(
+        names,
+        final=final,
+        control=wide.pop("control", None),
+        tokens=tokens,
+        mask=mask,
+        how=unembed.how,
+        n_vocab=unembed.n_vocab,
+        **wide,
+    )
 
 
 def checked_unembedding(model: Model, inputs: Any) -> Unembedding:
@@ -131,18 +139,27 @@ def _few(inputs: Any, tokens: int = 12) -> Any:
 
 
 def _read(
-    unembed: Unembedding, states: Tensor, ends: Tensor, k: int, control: str | None, seed: int, budget: int | None,
+    unembed: Unembedding,
+    states: Tensor,
+    ends: Tensor,
+    k: int,
+    control: str | None,
+    seed: int,
+    budget: int | None,
     progress: Progress,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """Statistics of every state, [layer, row]; a chunk holds all layers of a few rows, beside their final scores."""
     n_layers, n_rows = states.shape[:2]
     k = min(k, unembed.n_vocab)
     step = max(1, (unembed.rows_at_once(budget) if budget else unembed.rows_at_once()) // (n_layers + 1))
     out = {
-        "top": torch.zeros(n_layers, n_rows, k, dtype=torch.long), "probability": torch.zeros(n_layers, n_rows, k),
-        "entropy": torch.zeros(n_layers, n_rows), "rank": torch.zeros(n_layers, n_rows, dtype=torch.long),
-        "kl": torch.zeros(n_layers, n_rows), "final": torch.zeros(n_rows, dtype=torch.long),
-    }  # fmt: skip
+        "top": torch.zeros(n_layers, n_rows, k, dtype=torch.long),
+        "probability": torch.zeros(n_layers, n_rows, k),
+        "entropy": torch.zeros(n_layers, n_rows),
+        "rank": torch.zeros(n_layers, n_rows, dtype=torch.long),
+        "kl": torch.zeros(n_layers, n_rows),
+        "final": torch.zeros(n_rows, dtype=torch.long),
+    }
     if control is not None:
         out["control"] = torch.zeros(n_layers, n_rows, dtype=torch.long)
         # The final tokens of all rows must be known before the first is compared with another's.

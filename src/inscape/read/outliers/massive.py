@@ -54,9 +54,15 @@ class MassiveReading:
 
 
 def massive(
-    model: Model, inputs: Sequence[Any], sites: Any = None, *, above: float = 100.0, ratio: float = 1000.0,
-    control: str | None = "random", seed: int = 0,
-) -> MassiveReading:  # fmt: skip
+    model: Model,
+    inputs: Sequence[Any],
+    sites: Any = None,
+    *,
+    above: float = 100.0,
+    ratio: float = 1000.0,
+    control: str | None = "random",
+    seed: int = 0,
+) -> MassiveReading:
     """The activations with |h| > above and |h| >= ratio * median |h| of the same site and input.
 
     inputs: one entry a run; memory stays that of the largest. sites: a pattern; all resid_post of the main stack
@@ -101,9 +107,16 @@ def massive(
 
 
 def _found(
-    name: str, row: int, h: Tensor, tokens: Tensor | None, median: float, above: float, ratio: float,
-    control: str | None, generator: torch.Generator,
-) -> list[Massive]:  # fmt: skip
+    name: str,
+    row: int,
+    h: Tensor,
+    tokens: Tensor | None,
+    median: float,
+    above: float,
+    ratio: float,
+    control: str | None,
+    generator: torch.Generator,
+) -> list[Massive]:
     size = h.abs()
     where = ((size > above) & (size >= ratio * median)).nonzero().tolist()
     out = []

@@ -79,8 +79,18 @@ def neuron_sparsity(
             n_tokens += len(rows) if layer == 0 else 0
     means = torch.stack([totals[name] / n_tokens for name in names]).float()
     silent = torch.tensor([float((loudest[name] < threshold).float().mean()) for name in names])
-    return Sparsity(tuple(names), means[:, 0], means[:, 1], means[:, 2], silent, means[:, 3] if control else None,
-                    means[:, 4] if control else None, threshold, n_tokens, tuple(len(loudest[n]) for n in names))  # fmt: skip
+    return Sparsity(
+        tuple(names),
+        means[:, 0],
+        means[:, 1],
+        means[:, 2],
+        silent,
+        means[:, 3] if control else None,
+        means[:, 4] if control else None,
+        threshold,
+        n_tokens,
+        tuple(len(loudest[n]) for n in names),
+    )
 
 
 def _sums(rows: Tensor, threshold: float, seed: int | None) -> Tensor:

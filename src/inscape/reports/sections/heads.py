@@ -11,9 +11,11 @@ from inscape.view.table import table
 
 TITLE = "What the attention heads look at"
 WORDS = {
-    "previous": "the token before", "duplicate": "the same token one period ago",
-    "induction": "what followed the same token one period ago", "first": "the first position",
-}  # fmt: skip
+    "previous": "the token before",
+    "duplicate": "the same token one period ago",
+    "induction": "what followed the same token one period ago",
+    "first": "the first position",
+}
 
 
 def section(model: Model, material: Material) -> Section:
@@ -25,7 +27,8 @@ def section(model: Model, material: Material) -> Section:
     except (ModelError, InputError) as reason:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     says = (
-        f"A probe of {made.length} random tokens that come twice, {made.n_rows} of them: a score is the mean attention on the key "
+        f"A probe of {made.length} random tokens that come twice, {made.n_rows} of "
+        "them: a score is the mean attention on the key "
         "that each kind of head would look at."
     )
     return Section(TITLE, (_best(made), *(_map(made, kind) for kind in KINDS)), says=says)
@@ -47,18 +50,29 @@ def _best(made: HeadScores, n: int = 3) -> Figure:
         else "no clear induction head"
     )
     return Figure(
-        "table", table(["kind", "looks at", "layer", "head", "score", "shuffled probe", "chance"], rows),
+        "table",
+        table(["kind", "looks at", "layer", "head", "score", "shuffled probe", "chance"], rows),
         f"The best heads of each kind; {number_of(layer)} head {head} is {verdict} ({score:.2f} of its attention).",
-        control="the shuffled probe has the same tokens in its second half in another order: duplicate and induction heads must fall there, "
-        "heads that go by position (previous, first) must not. Chance is even attention over the keys in sight.",
+        control=(
+            "the shuffled probe has the same tokens in its second half in another order: "
+            "duplicate and induction heads must fall there, "
+            "heads that go by position (previous, first) must not. Chance is even attention over the keys in sight."
+        ),
         call="from inscape.circuits.heads import head_scores\nmade = head_scores(model)\nmade.top('induction')",
-    )  # fmt: skip
+    )
 
 
 def _map(made: HeadScores, kind: str) -> Figure:
     scores = made.scores[kind]
-    spec = heatmap(scores, layer_labels(made.layers), [str(h) for h in range(scores.shape[1])], rows_up=True, x_title="head",
-                   y_title="layer", value_title="attention")  # fmt: skip
+    spec = heatmap(
+        scores,
+        layer_labels(made.layers),
+        [str(h) for h in range(scores.shape[1])],
+        rows_up=True,
+        x_title="head",
+        y_title="layer",
+        value_title="attention",
+    )
     chance = made.chance[kind].nanmean()
     above = int((scores > 5 * chance).sum())
     unseen = int(scores.isnan().all(1).sum())
@@ -69,6 +83,9 @@ def _map(made: HeadScores, kind: str) -> Figure:
         else f" On the shuffled probe {int((made.control[kind] > 5 * chance).sum())} heads are."
     )
     return Figure(
-        "vega", spec, f"{kind.capitalize()}: attention on {WORDS[kind]}; {above} heads are above five times chance.{hidden}",
-        control=f"chance is {float(chance):.3f}.{control}", call=f"head_scores(model).scores[{kind!r}]",
-    )  # fmt: skip
+        "vega",
+        spec,
+        (f"{kind.capitalize()}: attention on {WORDS[kind]}; {above} heads are above five times chance.{hidden}"),
+        control=f"chance is {float(chance):.3f}.{control}",
+        call=f"head_scores(model).scores[{kind!r}]",
+    )

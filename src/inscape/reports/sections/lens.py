@@ -25,10 +25,11 @@ def section(model: Model, material: Material) -> Section:
     except (ModelError, ShapeError) as reason:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     return Section(
-        TITLE, (_view(model, reading, material), _ranks(reading, material)),
+        TITLE,
+        (_view(model, reading, material), _ranks(reading, material)),
         says="Each cell passes the stream after one layer through the model's own final norm and head, as if the model "
         "stopped there.",
-    )  # fmt: skip
+    )
 
 
 def _view(model: Model, reading: LensReading, material: Material) -> Figure:
@@ -42,18 +43,26 @@ def _view(model: Model, reading: LensReading, material: Material) -> Figure:
 
     top = [[[name(t) for t in cell] for cell in layer] for layer in one.top[:, 0].tolist()]
     data = lens(
-        material.names[0], layer_labels(one.layers), top, one.probability[:, 0], entropy=one.entropy[:, 0], rank=one.rank[:, 0],
-        final=[name(t) for t in one.final[0].tolist()], how=one.how,
-    )  # fmt: skip
+        material.names[0],
+        layer_labels(one.layers),
+        top,
+        one.probability[:, 0],
+        entropy=one.entropy[:, 0],
+        rank=one.rank[:, 0],
+        final=[name(t) for t in one.final[0].tolist()],
+        how=one.how,
+    )
     settled = settled_layer(one)
     share = float((one.rank[:, 0] == 1).float().mean(1)[len(one.layers) // 2])
     return Figure(
-        "lens", data,
-        f"On the first text the token the model ends with is on top after half of the layers at {share:.0%} of the positions, "
+        "lens",
+        data,
+        "On the first text the token the model ends with is on top after half "
+        f"of the layers at {share:.0%} of the positions, "
         f"and stays on top from {settled} on at most of them.",
         control="the figure below: the same ranks for a token that belongs to another position.",
         call="from inscape.read.lenses.logit import logit_lens\nlogit_lens(model, texts[:1])",
-    )  # fmt: skip
+    )
 
 
 def settled_layer(reading: LensReading) -> str:
@@ -76,16 +85,24 @@ def _ranks(reading: LensReading, material: Material) -> Figure:
     )
     controls["random order of the vocabulary"] = [reading.chance_rank] * len(reading.layers)
     spec = lines(
-        {name: quantile(reading.rank, 0.5)}, x=[int(label) for label in layer_labels(reading.layers)], control=controls,
-        band={name: (quantile(reading.rank, 0.25), quantile(reading.rank, 0.75))}, scale="log",
+        {name: quantile(reading.rank, 0.5)},
+        x=[int(label) for label in layer_labels(reading.layers)],
+        control=controls,
+        band={name: (quantile(reading.rank, 0.25), quantile(reading.rank, 0.75))},
+        scale="log",
         y_title="rank in the lens, median and quartiles (1 is the top)",
-    )  # fmt: skip
+    )
     gap = quantile(reading.control, 0.5)[-1] if reading.control is not None else float("nan")
     return Figure(
-        "vega", spec,
-        f"The median rank of the final token falls from {quantile(reading.rank, 0.5)[0]:,.0f} after the first layer to 1 after "
+        "vega",
+        spec,
+        f"The median rank of the final token falls from {quantile(reading.rank, 0.5)[0]:,.0f} "
+        "after the first layer to 1 after "
         f"the last, of {reading.n_vocab:,} tokens.",
-        control=f"the final token of another position of the same text, which ends at a median rank of {gap:,.0f}: frequent tokens "
-        "rank well anywhere, and the distance between the lines is what this context adds.",
+        control=(
+            "the final token of another position of the same text, which ends at "
+            f"a median rank of {gap:,.0f}: frequent tokens "
+            "rank well anywhere, and the distance between the lines is what this context adds."
+        ),
         call='reading = logit_lens(model, texts[:1], control="shuffle")\nreading.rank, reading.control',
-    )  # fmt: skip
+    )

@@ -81,11 +81,18 @@ def _sites(model: Model, checked: bool) -> Figure:
         else f"{total} sites, from the family's table; model.verify() proves them on this model."
     )
     return Figure(
-        "table", table(["site", "axes", *[named.get(s, s) for s in statuses], "what it is"], lines), caption,
-        control="verify compares each name with the arithmetic it stands for (sums of the stream, z times W_O, rows of the "
-        "pattern, the neurons through the down projection); a name that fails is withdrawn." if checked else "",
+        "table",
+        table(["site", "axes", *[named.get(s, s) for s in statuses], "what it is"], lines),
+        caption,
+        control=(
+            "verify compares each name with the arithmetic it stands for (sums "
+            "of the stream, z times W_O, rows of the "
+            "pattern, the neurons through the down projection); a name that fails is withdrawn."
+        )
+        if checked
+        else "",
         call="model.verify()\nprint(model.sites)",
-    )  # fmt: skip
+    )
 
 
 def _parameters(model: Model) -> Figure:
@@ -101,7 +108,9 @@ def _parameters(model: Model) -> Figure:
     )
     spec = bars({part: n / unit for part, n in counts.items()}, sideways=True, y_title=word)
     return Figure(
-        "vega", spec, f"{counts[largest] / total:.0%} of the {total / unit:,.1f} {word} are in: {largest}.",
+        "vega",
+        spec,
+        f"{counts[largest] / total:.0%} of the {total / unit:,.1f} {word} are in: {largest}.",
         control="The parts add up to every parameter of the module, shared ones counted once.",
         call="from inscape.reports.sections.model import parameters_by_part\nparameters_by_part(model)",
-    )  # fmt: skip
+    )

@@ -19,24 +19,47 @@ def section(model: Model, material: Material) -> Section:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     zero = float(made.zero.mean())
     exact = f"{zero:.0%} of the neurons are exactly zero" if zero > 0.005 else "Almost no neuron is exactly zero"
-    says = f"{exact}; near zero means below {made.threshold:g} of the layer's root mean square. {made.n_tokens:,} positions."
+    says = (
+        f"{exact}; near zero means below {made.threshold:g} of the layer's "
+        f"root mean square. {made.n_tokens:,} positions."
+    )
     call = f"from inscape.read.sparsity.neurons import neuron_sparsity\nneuron_sparsity(model, {material.listed})"
     return Section(TITLE, (_near(made, call), _hoyer(made, call)), says=says)
 
 
 def _near(made: Sparsity, call: str) -> Figure:
-    spec = lines({"near zero for a token": made.near, "near zero at every token": made.silent}, x=layer_axis(made.layers), zero=True,
-                 control={"Gaussian values of equal variance": made.control_near}, y_title="share of the neurons")  # fmt: skip
+    spec = lines(
+        {"near zero for a token": made.near, "near zero at every token": made.silent},
+        x=layer_axis(made.layers),
+        zero=True,
+        control={"Gaussian values of equal variance": made.control_near},
+        y_title="share of the neurons",
+    )
     most = int(made.near.argmax())
     return Figure(
-        "vega", spec,
-        f"For a token {float(made.near.mean()):.0%} of the neurons are near zero, most in {number_of(made.layers[most])} ({float(made.near[most]):.0%}).",
-        control=f"Gaussian values of the same variance through the same threshold: {float(made.control_near.mean()):.0%}.", call=call + ".near",
-    )  # fmt: skip
+        "vega",
+        spec,
+        f"For a token {float(made.near.mean()):.0%} of the neurons are near zero, most in "
+        f"{number_of(made.layers[most])} ({float(made.near[most]):.0%}).",
+        control=(
+            f"Gaussian values of the same variance through the same threshold: {float(made.control_near.mean()):.0%}."
+        ),
+        call=call + ".near",
+    )
 
 
 def _hoyer(made: Sparsity, call: str) -> Figure:
-    spec = lines({"neurons": made.hoyer}, x=layer_axis(made.layers), control={"Gaussian values": made.control_hoyer}, zero=True,
-                 y_title="Hoyer sparsity (0 all equal, 1 a single neuron)")  # fmt: skip
-    return Figure("vega", spec, f"Hoyer sparsity is {float(made.hoyer.mean()):.2f} on average; it needs no threshold.",
-                  control=f"Gaussian values of the same number and variance: {float(made.control_hoyer.mean()):.2f}.", call=call + ".hoyer")  # fmt: skip
+    spec = lines(
+        {"neurons": made.hoyer},
+        x=layer_axis(made.layers),
+        control={"Gaussian values": made.control_hoyer},
+        zero=True,
+        y_title="Hoyer sparsity (0 all equal, 1 a single neuron)",
+    )
+    return Figure(
+        "vega",
+        spec,
+        f"Hoyer sparsity is {float(made.hoyer.mean()):.2f} on average; it needs no threshold.",
+        control=(f"Gaussian values of the same number and variance: {float(made.control_hoyer.mean()):.2f}."),
+        call=call + ".hoyer",
+    )

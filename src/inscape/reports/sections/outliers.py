@@ -43,20 +43,33 @@ def _sizes(found: MassiveReading, material: Material) -> Figure:
     layers = {m.site for m in found.found}
     if n:
         dims = sorted({m.dim for m in found.found})
-        told = f"{times(n, 'massive activation')} in {times(len(layers), 'layer')}, {found.first_only:.0%} at the first position"
+        told = (
+            f"{times(n, 'massive activation')} in {times(len(layers), 'layer')}, "
+            f"{found.first_only:.0%} at the first position"
+        )
         told += (
             f", in {times(len(dims), 'dimension')} ({', '.join(map(str, dims[:6]))}{', ...' if len(dims) > 6 else ''})."
         )
     else:
         ratio = float((found.top[:, 0] / found.median.clamp(min=1e-9)).max())
-        told = f"No value reaches the bar: the largest is {float(found.top.max()):.3g}, at most {ratio:,.0f} times the median of its layer."
+        told = (
+            f"No value reaches the bar: the largest is {float(found.top.max()):.3g}, at "
+            f"most {ratio:,.0f} times the median of its layer."
+        )
     spec = lines(
-        {"largest |value|": found.top[:, 0], "third largest": found.top[:, 2]}, x=layer_axis(found.sites),
-        control={"median |value|": found.median}, scale="log" if bool((found.median > 0).all()) else "linear",
+        {"largest |value|": found.top[:, 0], "third largest": found.top[:, 2]},
+        x=layer_axis(found.sites),
+        control={"median |value|": found.median},
+        scale="log" if bool((found.median > 0).all()) else "linear",
         y_title="size of single values of the stream",
-    )  # fmt: skip
-    return Figure("vega", spec, told, control=f"the median of all {found.n_values:,} values, layer by layer.",
-                  call=f"from inscape.read.outliers.massive import massive\nmassive(model, {material.listed})")  # fmt: skip
+    )
+    return Figure(
+        "vega",
+        spec,
+        told,
+        control=f"the median of all {found.n_values:,} values, layer by layer.",
+        call=(f"from inscape.read.outliers.massive import massive\nmassive(model, {material.listed})"),
+    )
 
 
 def _table(found: MassiveReading, material: Material) -> Figure:
@@ -76,38 +89,70 @@ def _table(found: MassiveReading, material: Material) -> Figure:
     over = int((partners > found.above).any(1).sum()) if len(apart) else 0
     return Figure(
         "table",
-        table(["layer", "position", "token", "dimension", "value", "times the median", "same dimension, other token", "same token, other dimension"], rows),
+        table(
+            [
+                "layer",
+                "position",
+                "token",
+                "dimension",
+                "value",
+                "times the median",
+                "same dimension, other token",
+                "same token, other dimension",
+            ],
+            rows,
+        ),
         "The largest massive activation of each layer.",
-        control=f"for each of the {len(apart)} finds, the same dimension at a random other token and a random other dimension of the same token: "
-        f"{over} of these pairs hold a value above {found.above:g}.",
+        control=(
+            f"for each of the {len(apart)} finds, the same dimension at a random other token "
+            "and a random other dimension of the same token: "
+            f"{over} of these pairs hold a value above {found.above:g}."
+        ),
         call=f"massive(model, {material.listed}).found",
-    )  # fmt: skip
+    )
 
 
 def _sinks(sinks: Sinks, material: Material) -> list[Figure]:
     strongest = int(sinks.first.nan_to_num(-1).argmax())
     ratio = sinks.first.nanmean() / sinks.chance.nanmean()
     spec = lines(
-        {"first position": sinks.first}, x=layer_axis(sinks.layers),
-        control={"mean of the later positions": sinks.elsewhere, "even attention": sinks.chance}, zero=True,
-        y_title="attention received from later queries" if material.kind == "causal" else "attention received from other queries",
-    )  # fmt: skip
-    figures = [Figure(
-        "vega", spec,
-        f"The first position draws {float(sinks.first.nanmean()):.0%} of the attention of every query that sees it, "
-        f"{float(ratio):.1f} times an even share; most in {number_of(sinks.layers[strongest])}.",
-        control="what a later position draws, and what the first would draw if every query looked evenly at all it may see.",
-        call=f"from inscape.read.outliers.sinks import attention_sinks\nattention_sinks(model, {material.listed})",
-    )]  # fmt: skip
+        {"first position": sinks.first},
+        x=layer_axis(sinks.layers),
+        control={"mean of the later positions": sinks.elsewhere, "even attention": sinks.chance},
+        zero=True,
+        y_title=("attention received from later queries")
+        if material.kind == "causal"
+        else "attention received from other queries",
+    )
+    figures = [
+        Figure(
+            "vega",
+            spec,
+            f"The first position draws {float(sinks.first.nanmean()):.0%} of "
+            "the attention of every query that sees it, "
+            f"{float(ratio):.1f} times an even share; most in {number_of(sinks.layers[strongest])}.",
+            control=(
+                "what a later position draws, and what the first would draw if "
+                "every query looked evenly at all it may see."
+            ),
+            call=f"from inscape.read.outliers.sinks import attention_sinks\nattention_sinks(model, {material.listed})",
+        )
+    ]
     if material.names:
         received = sinks.received[0]
         keep = received.isfinite().all(1)
-        values = {"mean of all layers": received[keep].mean(0) if bool(keep.any()) else received.nanmean(0),
-                  number_of(sinks.layers[strongest]): received[strongest]}  # fmt: skip
+        values = {
+            "mean of all layers": received[keep].mean(0) if bool(keep.any()) else received.nanmean(0),
+            number_of(sinks.layers[strongest]): received[strongest],
+        }
         values["mean of all layers"] = received.nanmean(0)
-        figures.append(Figure(
-            "tokens", strip(material.names[0], values), "Attention each token of the first text draws from the others.",
-            control="compare with punctuation and words inside the text: every token is drawn on the same scale.",
-            call="attention_sinks(model, [texts[:1]]).received[0]",
-        ))  # fmt: skip
+        figures.append(
+            Figure(
+                "tokens",
+                strip(material.names[0], values),
+                "Attention each token of the first text draws from the others.",
+                control="compare with punctuation and words inside the text: every token is drawn on the same scale.",
+                call="attention_sinks(model, [texts[:1]]).received[0]",
+            )
+        )
     return figures

@@ -23,7 +23,10 @@ def section(model: Model, material: Material) -> Section:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     first = " The first token always passes every layer." if material.skip_first else ""
     says = f"Every layer in turn is taken out of the stream; {made.n_positions} positions are measured.{first}"
-    call = f"from inscape.circuits.skipping import skip_effects\nmade = skip_effects(model, {material.argument}[:{_rows(material)}], positions={POSITIONS})"
+    call = (
+        "from inscape.circuits.skipping import skip_effects\nmade = skip_effects(model, "
+        f"{material.argument}[:{_rows(material)}], positions={POSITIONS})"
+    )
     figures = [_main(made, call)]
     if made.loss is not None:
         figures.append(_loss(made, call))
@@ -44,27 +47,47 @@ def _main(made: SkipEffects, call: str) -> Figure:
     values = of(made)
     worst, least = int(values.argmax()), int(values.argmin())
     positive = all(bool((of(e) > 0).all()) for e in (made, *made.control.values()))
-    spec = lines({"layer skipped": values}, x=layer_axis(made.layers), y_title=title,
-                 control={NAMES[n]: of(e) for n, e in made.control.items()}, scale="log" if positive else "linear")  # fmt: skip
+    spec = lines(
+        {"layer skipped": values},
+        x=layer_axis(made.layers),
+        y_title=title,
+        control={NAMES[n]: of(e) for n, e in made.control.items()},
+        scale="log" if positive else "linear",
+    )
     above = int((values > of(made.control["noise"])).sum())
     return Figure(
-        "vega", spec,
-        f"Skipping {number_of(made.layers[worst])} moves the prediction most ({float(values[worst]):.2g}), {number_of(made.layers[least])} least "
+        "vega",
+        spec,
+        f"Skipping {number_of(made.layers[worst])} moves the prediction most "
+        f"({float(values[worst]):.2g}), {number_of(made.layers[least])} least "
         f"({float(values[least]):.2g}).",
-        control=f"noise of the same length. Added to the intact update it moves the stream as far as the skip does: skipping does more in "
-        f"{above} of {len(made.layers)} layers. In place of the update it shows what a wrong update does.",
+        control=(
+            "noise of the same length. Added to the intact update it moves the stream "
+            "as far as the skip does: skipping does more in "
+            f"{above} of {len(made.layers)} layers. In place of the update it shows what a wrong update does."
+        ),
         call=call + (".kl" if has else ".stream"),
-    )  # fmt: skip
+    )
 
 
 def _loss(made: SkipEffects, call: str) -> Figure:
-    spec = lines({"layer skipped": made.loss}, x=layer_axis(made.layers), y_title="change of the next-token loss, nats",
-                 control={NAMES[n]: e.loss for n, e in made.control.items()}, zero=True)  # fmt: skip
+    spec = lines(
+        {"layer skipped": made.loss},
+        x=layer_axis(made.layers),
+        y_title="change of the next-token loss, nats",
+        control={NAMES[n]: e.loss for n, e in made.control.items()},
+        zero=True,
+    )
     better = int((made.loss < 0).sum())
     words = (
         f" Without {better} of the layers the loss is lower than with them."
         if better
         else " No layer can be left out for free."
     )
-    return Figure("vega", spec, f"The loss of the full model on these positions is {made.clean_loss:.2f}.{words}",
-                  control="the same two replacements by noise.", call=call + ".loss")  # fmt: skip
+    return Figure(
+        "vega",
+        spec,
+        f"The loss of the full model on these positions is {made.clean_loss:.2f}.{words}",
+        control="the same two replacements by noise.",
+        call=call + ".loss",
+    )

@@ -25,7 +25,10 @@ def section(model: Model, material: Material) -> Section:
             f" Stream before + what was added = stream after, to {made.error:.0e} of the largest value, in every layer."
         )
     elif not made.additive:
-        says += " This model normalises the stream after every addition, so the parts do not add up to the change of a layer."
+        says += (
+            " This model normalises the stream after every addition, so the "
+            "parts do not add up to the change of a layer."
+        )
     call = f"{CALL}contributions(model, {material.listed}{'' if material.skip_first else ', skip_first=False'})"
     return Section(TITLE, (_norm(made, call), _relative(made, call), _cosine(made, call)), says=says)
 
@@ -34,10 +37,12 @@ def _norm(made: Contributions, call: str) -> Figure:
     growth = float(made.norm[-1] / made.norm[0].clamp(min=1e-9))
     positive = bool((made.norm_low > 0).all())
     spec = lines(
-        {"length of the stream": made.norm}, x=layer_axis(made.layers),
-        band={"length of the stream": (made.norm_low, made.norm_high)}, scale="log" if positive and growth > 5 else "linear",
+        {"length of the stream": made.norm},
+        x=layer_axis(made.layers),
+        band={"length of the stream": (made.norm_low, made.norm_high)},
+        scale="log" if positive and growth > 5 else "linear",
         y_title="|stream| after the layer, mean and 10-90 %",
-    )  # fmt: skip
+    )
     how = (
         f"grows {growth:,.1f}-fold"
         if growth > 1.05
@@ -60,15 +65,27 @@ def _relative(made: Contributions, call: str) -> Figure:
     high = max(float(v[v == v].max()) for v in names.values())
     low = min(float(v[v == v].min()) for v in names.values())
     control = {"as large as the stream itself": [1.0] * len(made.layers)}
-    spec = lines(names, x=layer_axis(made.layers), control=control, y_title="|update| / |stream it is added to|",
-                 scale="log" if low > 0 and high / low > 20 else "linear", zero=True)  # fmt: skip
+    spec = lines(
+        names,
+        x=layer_axis(made.layers),
+        control=control,
+        y_title="|update| / |stream it is added to|",
+        scale="log" if low > 0 and high / low > 20 else "linear",
+        zero=True,
+    )
     half = len(made.layers) // 2
     total = made.relative["layer"]
     first, second = float(total[:half].nanmean()) if half else float("nan"), float(total[half:].nanmean())
     return Figure(
-        "vega", spec, f"A layer changes the stream by {first:.2f} of its length in the first half and {second:.2f} in the second, on average.",
-        control="the line at 1: above it a layer writes more than was there before.", call=call + ".relative",
-    )  # fmt: skip
+        "vega",
+        spec,
+        (
+            f"A layer changes the stream by {first:.2f} of its length in the first "
+            f"half and {second:.2f} in the second, on average."
+        ),
+        control="the line at 1: above it a layer writes more than was there before.",
+        call=call + ".relative",
+    )
 
 
 def _cosine(made: Contributions, call: str) -> Figure:
@@ -79,8 +96,13 @@ def _cosine(made: Contributions, call: str) -> Figure:
     gap = {n: float((v - made.control[k]).abs().nanmean()) for (n, v), k in zip(names.items(), kinds, strict=True)}
     told = ", ".join(f"{value:.2f} for {name}" for name, value in gap.items())
     return Figure(
-        "vega", spec, "Above zero a part amplifies what is in the stream, below it erases, near zero it writes something new.",
-        control=f"the same part taken from another token; the mean distance to it is {told}. Where the two agree the direction is "
-        f"common to all tokens. Random directions have cosines within about {2 * made.chance:.2f} of zero.",
+        "vega",
+        spec,
+        ("Above zero a part amplifies what is in the stream, below it erases, near zero it writes something new."),
+        control=(
+            "the same part taken from another token; the mean distance to it is "
+            f"{told}. Where the two agree the direction is "
+            f"common to all tokens. Random directions have cosines within about {2 * made.chance:.2f} of zero."
+        ),
         call=call + ".cosine",
-    )  # fmt: skip
+    )
