@@ -190,6 +190,11 @@ def _token_inputs(model: Model, kwargs: dict[str, Any], mask: Tensor) -> Inputs:
             f"(ids from {int(ids.min())} to {int(ids.max())})."
         )
     padded_before = not bool(mask[:, 0].all())  # padding after the text leaves the model's own positions right
+    if padded_before and not model.family.left_padding:
+        raise InputError(
+            f"padding before the text enters {model.family.name}'s recurrent state and would change every number.\n"
+            "  give rows of equal length or one at a time; ins.run can also pad after the text (padding_side='right')."
+        )
     if (
         padded_before
         and "position_ids" not in kwargs

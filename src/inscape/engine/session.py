@@ -310,7 +310,7 @@ def _in_hook(session: Session, tasks: list[Task]) -> Callable:
 
 
 def _carry_hook(session: Session, task: Task) -> Callable:
-    """The residual branch goes past the norm where the middle of the stream is met: the block's output gets the change."""
+    """The residual branch goes past the norm where the middle of the stream is met: the block's output changes too."""
 
     def hook(module: nn.Module, args: Any, out: Any) -> Any:
         moved = session.held.pop(task.point.name + ":moved", None) if session.mine() else None

@@ -49,7 +49,7 @@ def _by_module(path: str, model: Any) -> str:
 
 
 def aliases(name: str) -> dict[str, str]:
-    """What other tools call this site: {"transformer_lens": ..., "sparsify": ..., "neuronpedia": ..., "vllm": ..., "gguf": ...}."""
+    """What other tools call this site, by tool: transformer_lens, sparsify, neuronpedia, vllm, gguf, hidden_states."""
     found: dict[str, str] = {}
     for theirs, ours in _TL_ROOT.items():
         if ours == name:

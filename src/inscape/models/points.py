@@ -277,7 +277,7 @@ def _scale(name: str | None, module: nn.Module, block: nn.Module, config: Any) -
 
 
 def _span(tap: Tap, module: nn.Module, block: nn.Module, config: Any) -> tuple[int | None, int | None] | None:
-    """Bounds of a slice of the last axis as numbers; names are looked up in the module, the block, the configuration."""
+    """Bounds of a slice of the last axis as numbers; names are those of the module, block or configuration."""
     if tap.span is None:
         return None
     owners = (module, *block.children(), block, config)
