@@ -146,6 +146,7 @@ class _Measure:
         self.places: tuple[Tensor, Tensor] | None = None
         self.next: Tensor | None = None
         self.losses: Tensor | None = None
+        self.kept: Tensor | None = None
 
     @classmethod
     def of(cls, model: Model, inputs: Any, positions: int, causal: bool, seed: int) -> "_Measure":
@@ -206,8 +207,22 @@ class _Measure:
             wanted = self.next[here].to(scores.device)  # type: ignore[index]
             out[here] = (scores.logsumexp(-1) - scores.gather(-1, wanted[:, None])[:, 0]).cpu()
 
-        in_chunks(self.unembed, state, use, normed=self.site.endswith("final_norm"))
+        in_chunks(self.unembed, state, use, normed=self.normed)
         return out
+
+    @property
+    def normed(self) -> bool:
+        """Are the states those after the final norm?"""
+        return self.site.endswith("final_norm")
+
+    def _clean_scores(self, here: slice, keep: bool) -> Tensor:
+        """Log probabilities of the clean run; made once where they fit in one chunk."""
+        if self.kept is not None:
+            return self.kept
+        scores = torch.log_softmax(self.unembed(self.state[here], self.normed), -1)  # type: ignore[misc]
+        if keep:
+            self.kept = scores
+        return scores
 
     @property
     def mean_loss(self) -> float | None:
@@ -224,12 +239,11 @@ class _Measure:
         if self.unembed is None:
             return None, None, moved
         kl, loss = torch.zeros(len(state)), torch.zeros(len(state))
-        normed = self.site.endswith("final_norm")
         step = max(1, self.unembed.rows_at_once() // 2)
         for start in range(0, len(state), step):
             here = slice(start, start + step)
-            clean = torch.log_softmax(self.unembed(self.state[here], normed), -1)
-            edited = torch.log_softmax(self.unembed(state[here], normed), -1)
+            clean = self._clean_scores(here, len(state) <= step)
+            edited = torch.log_softmax(self.unembed(state[here], self.normed), -1)
             kl[here] = _kl(clean, edited)
             if self.next is not None:
                 loss[here] = -edited.gather(-1, self.next[here].to(edited.device)[:, None])[:, 0].cpu()

@@ -98,7 +98,7 @@ def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | 
             f"the edit {edit!r} at {edit.site} returned shape {tuple(y.shape)}; expected {tuple(x.shape)} ({named})."
         )
     y = y.to(dtype=x.dtype, device=x.device)
-    return y if place is None else torch.where(place, y, x)
+    return torch.where(place, y, x) if isinstance(place, Tensor) else y
 
 
 def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | bool | None:

@@ -21,13 +21,13 @@ from inscape.engine.session import Session, Task
 
 NAME = "inscape"  # a name with "sdpa", "flash" or "/" in it is treated specially by transformers
 _LOCK = threading.Lock()
-_HELD: dict[nn.Module, tuple[Any, list[Callable]]] = {}  # module -> its own config, taps in force (several sessions)
+_HELD: dict[nn.Module, tuple[Any, list[Any]]] = {}  # module -> its own config, taps in force (several sessions)
 
 
 def tapped(session: Session, wanted: dict[nn.Module, list[Task]]) -> Callable[[], None]:
     """Put the session's taps into force; returns what takes them away again."""
     _register()
-    entered: list[tuple[nn.Module, Callable]] = []
+    entered: list[tuple[nn.Module, Any]] = []
     with _LOCK:
         for module, tasks in wanted.items():
             if getattr(module, "config", None) is None or not hasattr(module.config, "_attn_implementation"):
@@ -36,7 +36,7 @@ def tapped(session: Session, wanted: dict[nn.Module, list[Task]]) -> Callable[[]
                 )
             tap = _Tap(session, {t.point.inside: t for t in tasks})
             if module not in _HELD:
-                own = copy.copy(module.config)
+                own: Any = copy.copy(module.config)
                 own._inscape_base = own._attn_implementation
                 own._inscape_taps = []
                 own._attn_implementation_internal = NAME
@@ -131,7 +131,7 @@ class _Tap:
         if pattern_task is not None:
             new = self.session.visit(pattern_task, pattern, step)
             changed, pattern = changed or new is not pattern, new
-        if not changed:
+        if not changed and not self.session.grad:  # with a graph, scores and pattern must lie on the way to the output
             return inner(q, k, v)
         wide = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
         return (pattern.to(wide.dtype) @ wide).transpose(1, 2).contiguous(), pattern

@@ -19,11 +19,21 @@ class Columns:
     def __init__(self, mask: Tensor | None, tokens: Tensor | None, prompt: int | None, main: frozenset[str]) -> None:
         self.prompt_mask, self.prompt_tokens, self.main = mask, tokens, main
         self.prompt = prompt
-        self.step: Step | None = None
+        self._step: Step | None = None
+        self._made = mask is None
         self.rows = mask.shape[0] if mask is not None else None
         self.others: dict[tuple[str, int, int], Step] = {}
-        if mask is not None:
-            self.step = Step.of_mask(mask, 0, tokens, prompt)
+
+    @property
+    def step(self) -> Step | None:
+        """The step under way; made when first asked for, since most runs never ask."""
+        if not self._made:
+            self.step = Step.of_mask(self.prompt_mask, 0, self.prompt_tokens, self.prompt)  # type: ignore[arg-type]
+        return self._step
+
+    @step.setter
+    def step(self, value: Step | None) -> None:
+        self._step, self._made = value, True
 
     def __call__(self, session: Session, prefix: str, x: Tensor | None) -> Step:
         if prefix in self.main and self.step is not None:
@@ -64,6 +74,12 @@ class Columns:
         mask = kwargs.get("decoder_attention_mask" if is_decoder else "attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         start = self._start(kwargs, mask, width)
+        old = self._step
+        if width == 1 and old is not None and start == old.stop and old.real.shape[0] == batch and _goes_on(mask):
+            real = torch.cat([old.real, old.lengths[:, None]], 1)  # one more real token a row: the common cached step
+            self.step = Step(start, start + 1, real, tokens, old.prompt, n_repeats=old.n_repeats)
+            session.held.clear()
+            return
         if start == 0 and (self.step is None or self.prompt is None or width < self.prompt):
             self.prompt = width
         if self.prompt is None:
@@ -98,3 +114,8 @@ class Columns:
                 known = known.repeat_interleave(batch // known.shape[0], 0)[:, :columns]
                 mask[:, : known.shape[1]] = known
         return mask
+
+
+def _goes_on(mask: Tensor | None) -> bool:
+    """Is the newest column real in every row?"""
+    return mask is None or bool(mask[:, -1].all())

@@ -7,7 +7,7 @@ from typing import Any
 from inscape.core.edit import Edit
 from inscape.core.errors import InputError
 from inscape.engine.columns import Columns
-from inscape.engine.forward import eager, main_prefixes
+from inscape.engine.forward import eager
 from inscape.engine.inputs import prepare
 from inscape.engine.planning import tasks_of
 from inscape.engine.session import Session
@@ -31,7 +31,7 @@ def editing(
         raise InputError("ins.editing needs at least one edit.")
     prepared = prepare(model, prompts) if prompts is not None else None
     tasks = tasks_of(model, {}, edits, prepared)
-    columns = Columns(None, None, None, main_prefixes(model))
+    columns = Columns(None, None, None, model.main_prefixes)
     session = Session(model.module, tasks, columns, allow_nan=allow_nan, before=columns.follow)
     with eager(model, True, anywhere=True), session:
         yield session

@@ -71,9 +71,13 @@ def _dispatch(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_wei
             alone = one_expert(module, hidden_states[row], e)
             own = torch.zeros_like(hidden_states).index_put((row,), alone.to(hidden_states.dtype))
             seen = own.unflatten(0, (step.batch, -1)) if hidden_states.ndim == 2 else own
+            base = seen
+            if session.grad:  # beside the path to the output, like the parts of the heads
+                base = seen.detach()
+                seen = base.clone().requires_grad_()
             new = session.visit(task, seen, step)
-            if new is not seen:
-                moved = (new - seen).reshape(own.shape)[row] * top_k_weights[row, slot][:, None]
+            if new is not seen or session.grad:
+                moved = (new - base).reshape(own.shape)[row] * top_k_weights[row, slot][:, None]
                 out = out.index_add(0, row, moved.to(out.dtype)) if out.ndim == 2 else out
             session.seen(task)
     return out

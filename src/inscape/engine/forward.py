@@ -57,17 +57,17 @@ def run(
     prepared.kwargs.update(model_kwargs)
     if "use_cache" not in prepared.kwargs and accepts_cached(model.module):
         prepared.kwargs["use_cache"] = False
-    columns = Columns(prepared.mask, prepared.tokens, None, main_prefixes(model))
-    if columns.step is not None:
-        columns.prompt = columns.step.stop
+    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
+    if prepared.mask is not None:
+        columns.prompt = prepared.mask.shape[1]
     session = Session(
         model.module, tasks, columns, torch.device(device) if device is not None else None, allow_nan,
         may_stop=output is False and bool(tasks) and all(t.point.name[0] != "@" for t in tasks), grad=grad,
     )  # fmt: skip
     if prepared.mask is None:
         columns.step = None
-    elif any(p.startswith("decoder") for p in main_prefixes(model)):
-        _decoder_columns(columns, prepared)
+    elif any(p.startswith("decoder") for p in model.main_prefixes):
+        decoder_columns(columns, prepared)
     kept: Any = Trace.__dataclass_fields__["output_"].default
     with _grad_mode(grad or metric is not None), eager(model, bool(tasks)):
         only_last = _last_logits(model, prepared) if output == "last" else contextlib.nullcontext()
@@ -108,15 +108,7 @@ def _key(read: Read, reduce: Any) -> Any:
     return None
 
 
-def main_prefixes(model: Model) -> frozenset[str]:
-    """Prefixes of the stacks whose positions are those of the tokens."""
-    found = {stack.prefix for stack, _ in model.resolved.stacks}
-    if "decoder." in found:
-        return frozenset({"decoder.", ""})
-    return frozenset({"text.", ""}) if "text." in found else frozenset({"", *(found if found == {"vision."} else ())})
-
-
-def _decoder_columns(columns: Columns, prepared: Inputs) -> None:
+def decoder_columns(columns: Columns, prepared: Inputs) -> None:
     """In an encoder-decoder the main columns are the decoder's; the encoder's are the inputs'."""
     ids = prepared.kwargs.get("decoder_input_ids")
     mask = prepared.kwargs.get("decoder_attention_mask")
@@ -152,8 +144,8 @@ def eager(model: Model, wanted: bool, *, anywhere: bool = False) -> contextlib.A
     """
     if not wanted or "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
-    modules = [model.module, *(block.module for _, blocks in model.resolved.stacks for block in blocks)]
-    if anywhere or any(m.__dict__.get("_compiled_call_impl") is not None or "_orig_mod" in m._modules for m in modules):
+    places = model.compile_places
+    if anywhere or any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in places):
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()
 

@@ -12,7 +12,7 @@ from inscape.core.edit import Edit
 from inscape.core.errors import InputError
 from inscape.core.trace import Trace
 from inscape.engine.columns import CACHES, Columns
-from inscape.engine.forward import eager, main_prefixes
+from inscape.engine.forward import eager
 from inscape.engine.inputs import Inputs, prepare
 from inscape.engine.planning import Read, no_generate, reads_of, tasks_of
 from inscape.engine.session import Session
@@ -53,7 +53,7 @@ def generate(
     Raises: ModelError for a model that cannot generate; else as `run`.
     """
     model.check_ready()
-    module = model.module
+    module: Any = model.module
     can = getattr(module, "can_generate", None)
     if not hasattr(module, "generate") or not callable(can) or not can():
         raise no_generate(model)
@@ -72,7 +72,7 @@ def generate(
         )
     arguments = _arguments(model, prepared, generate_kwargs, max_new_tokens)
     is_seq2seq = bool(getattr(module.config, "is_encoder_decoder", False))
-    columns = Columns(prepared.mask, prepared.tokens, None, main_prefixes(model))
+    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
     if is_seq2seq:
         columns.step = None
     last: dict[str, Any] = {}

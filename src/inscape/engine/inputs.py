@@ -215,7 +215,7 @@ def _is_image(x: Any) -> bool:
 
 
 def _images(model: Model, images: Any) -> Inputs:
-    if not accepts(model.module, "pixel_values"):
+    if model.processor is None and not accepts(model.module, "pixel_values"):
         raise InputError("the input is an image and this model reads text alone; open a vision model for it.")
     if model.processor is None:
         raise InputError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from inscape.core.errors import InputError
 from inscape.engine.columns import Columns
-from inscape.engine.forward import _decoder_columns, accepts_cached, eager, main_prefixes
+from inscape.engine.forward import accepts_cached, decoder_columns, eager
 from inscape.engine.inputs import accepts, prepare
 from inscape.engine.planning import reads_of, tasks_of
 from inscape.engine.session import Session
@@ -62,11 +62,11 @@ def record(model: Model, inputs: Any, names: Sequence[str]) -> tuple[dict[str, T
     tasks = tasks_of(model, reads_of(model, list(names), None), (), prepared) if names else []
     if "use_cache" not in prepared.kwargs and accepts_cached(model.module):
         prepared.kwargs["use_cache"] = False
-    columns = Columns(prepared.mask, prepared.tokens, None, main_prefixes(model))
+    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
     if prepared.mask is None:
         columns.step = None
-    elif any(p.startswith("decoder") for p in main_prefixes(model)):
-        _decoder_columns(columns, prepared)
+    elif any(p.startswith("decoder") for p in model.main_prefixes):
+        decoder_columns(columns, prepared)
     session = Session(model.module, tasks, columns)
     with torch.no_grad(), eager(model, bool(tasks)), session:
         out = model.module(*prepared.args, **prepared.kwargs)

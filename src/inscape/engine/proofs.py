@@ -379,7 +379,7 @@ def _projections_in(block: Block, x: Tensor) -> list[nn.Module]:
     return [
         m
         for m in block.module.modules()
-        if isinstance(getattr(m, "weight", None), Tensor) and m.weight.ndim == 2 and width in m.weight.shape
+        if isinstance(w := getattr(m, "weight", None), Tensor) and w.ndim == 2 and width in tuple(w.shape)
     ]
 
 

@@ -29,7 +29,8 @@ def reducer(how: Any) -> Callable[[Tensor, Step], Tensor] | None:
     if how == "norm":
         return lambda x, step: x.norm(dim=-1)
     if callable(how):
-        return lambda x, step: how(x)
+        function: Any = how
+        return lambda x, step: function(x)
     if isinstance(how, str):
         raise InputError(
             f"reduce={how!r} is unknown; it can be {', '.join(WORDS)}, positions, or a function of the activation."

@@ -15,6 +15,7 @@ a site). A session acts only in its own thread (and in autograd's, which re-runs
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,6 +43,10 @@ class Task:
     read: bool = False
     hold: bool = False  # keep the value for an edit at a later point of the same layer
     keep: Callable[[Tensor, Step], Tensor] | None = None
+
+    @cached_property
+    def is_plain_read(self) -> bool:
+        return _is_plain_read(self)
 
 
 @dataclass(eq=False)
@@ -180,6 +185,8 @@ class Session:
         if self.grad:
             if not x.requires_grad and x.is_floating_point():
                 x = x.detach().requires_grad_()
+            if x.requires_grad and not x.is_leaf:
+                x.retain_grad()
             self.graph[name] = x
             value = x if task.keep is None else task.keep(x, step)
         else:
@@ -259,7 +266,7 @@ def _root_hook(session: Session) -> Callable:
 
 def _out_hook(session: Session, tasks: list[Task]) -> Callable:
     owner, get_ident = session.owner, threading.get_ident
-    if len(tasks) == 1 and _is_plain_read(session, tasks[0]):
+    if len(tasks) == 1 and not (session.grad or session.many) and tasks[0].is_plain_read:
         task, name = tasks[0], tasks[0].point.name
         values, fired, device = session.values, session.fired, session.device
 
@@ -322,11 +329,12 @@ def _carry_hook(session: Session, task: Task) -> Callable:
     return hook
 
 
-def _is_plain_read(session: Session, task: Task) -> bool:
+def _is_plain_read(task: Task) -> bool:
+    """Nothing but a copy of what a module returns, in the axes it has."""
     p = task.point
     plain = p.kind == "module" and not (p.index or p.part or p.span or p.scale or p.heads or p.rules)
     fixed = len(p.axes) == 3 and "expert" not in p.axes and "choice" not in p.axes
-    return plain and fixed and task.read and not (task.edits or task.hold or task.keep or session.grad or session.many)
+    return plain and fixed and task.read and not (task.edits or task.hold or task.keep)
 
 
 def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
@@ -345,7 +353,7 @@ def _at_head_out(session: Session, task: Task, x: Tensor, step: Step) -> Tensor:
     z = session.held.pop(point.after[0].name)
     raw = session.held.pop(point.after[0].name + ":raw")
     projection = point.after[0].module
-    weight = projection.weight
+    weight: Any = projection.weight
     if weight.shape[0] != raw.shape[-1] or type(projection).__name__ == "Conv1D":  # GPT-2's Conv1D is (in, out)
         weight = weight.T
     per_head = weight.unflatten(1, (z.shape[2], z.shape[3])).to(z.dtype)
@@ -354,10 +362,14 @@ def _at_head_out(session: Session, task: Task, x: Tensor, step: Step) -> Tensor:
     whole = (x * point.scale if point.scale is not None else x).reshape(*z.shape[:2], -1)
     if whole.shape == raw.shape and not torch.equal(whole, raw):
         parts = parts * torch.where(raw != 0, whole / raw, torch.zeros_like(raw))[:, :, None, :]
+    base = parts
+    if session.grad:  # the parts lie beside the path from x to the output: a leaf puts them on it, once
+        base = parts.detach()
+        parts = base.clone().requires_grad_()
     new = session.visit(task, parts, step)
-    if new is parts:
+    if new is parts and not session.grad:
         return x
-    moved = (new - parts).sum(2).reshape(x.shape)
+    moved = (new - base).sum(2).reshape(x.shape)
     return x + (moved / point.scale if point.scale is not None else moved)
 
 

@@ -46,7 +46,24 @@ class Model:
     @property
     def sites(self) -> SiteTable:
         """The sites this model offers; call it with a pattern to filter."""
-        return SiteTable(site for site in self.all_sites if site.status != "withdrawn")
+        if "sites" not in self.plans:  # cleared with the plans when `verify` changes what is offered
+            self.plans["sites"] = SiteTable(site for site in self.all_sites if site.status != "withdrawn")
+        return self.plans["sites"]
+
+    @cached_property
+    def main_prefixes(self) -> frozenset[str]:
+        """Prefixes of the stacks whose positions are those of the tokens."""
+        found = {stack.prefix for stack, _ in self.resolved.stacks}
+        if "decoder." in found:
+            return frozenset({"decoder.", ""})
+        return (
+            frozenset({"text.", ""}) if "text." in found else frozenset({"", *(found if found == {"vision."} else ())})
+        )
+
+    @cached_property
+    def compile_places(self) -> tuple[nn.Module, ...]:
+        """Where people compile: the model itself and its blocks."""
+        return (self.module, *(block.module for _, blocks in self.resolved.stacks for block in blocks))
 
     @property
     def all_sites(self) -> SiteTable:

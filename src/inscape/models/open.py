@@ -34,8 +34,9 @@ def open(
     if isinstance(source, Model):
         return source
     notes: tuple[str, ...] = ()
-    if isinstance(source, nn.Module) and hasattr(source, "_orig_mod"):
-        source = source._orig_mod
+    inner = getattr(source, "_orig_mod", None)
+    if isinstance(inner, nn.Module):
+        source = inner
         notes = ("opened the module inside the compiled one; runs that read or edit are eager",)
     loaded = load(source, tokenizer=tokenizer, processor=processor, dtype=dtype, device=device, progress=progress)
     notes += tuple(loaded.notes)

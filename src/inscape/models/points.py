@@ -127,7 +127,7 @@ def _image_axes(point: Point) -> Point:
 
 def _rules(family: Family, root: nn.Module) -> tuple[tuple[str, float], ...]:
     """(what, number) for every rule whose number this model's configuration sets."""
-    config = getattr(root, "config", None)
+    config: Any = getattr(root, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     pairs = (rule.split(":") for rule in family.logits_after)
     found = ((what, getattr(config, name, None)) for what, name in pairs)
@@ -173,7 +173,7 @@ def _block(modules: Modules, path: str, name: str, stack: Stack, config: Any) ->
         scale = _scale(tap.scale, module, modules.by_name[path], config)
         heads = None
         if short.endswith(".z") or (short.endswith((".q", ".k", ".v")) and "head" in axes):
-            owner = modules.by_name.get(cross if short.startswith("cross") else attention or "", module)
+            owner = modules.by_name.get((cross if short.startswith("cross") else attention) or "", module)
             heads = head_count(owner, module, stack, config, kv=short.endswith((".k", ".v")))
             if heads is None:
                 continue

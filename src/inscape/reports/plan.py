@@ -18,7 +18,7 @@ from inscape.reports.material import Material, gather
 JOBS = ("report",)
 PAGE_BYTES = 1_100_000  # the drawing library, once; the data of the figures come on top
 PAGE_SECONDS = 6.0  # bundling the library and writing specs
-SKIP_POSITIONS = 96
+SKIP_POSITIONS = 64
 RUNS_PER_INPUT = 4  # contributions, neurons, massive activations, sinks: one forward each
 
 
@@ -63,7 +63,7 @@ def plan(model: Model, texts: Any = None, job: str = "report", *, material: Mate
         "what the model is": _verify_seconds(model, forward),
         "lens": per_run + lens_rows * rows * 2.0,  # statistics of a row of scores cost about as much as the row
         "stream": len(material.runs) * per_run,
-        "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * rows * 3.0),
+        "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * rows * 2.0),
         "outliers": 2 * len(material.runs) * per_run,
         "heads": 2 * _probe_runs(model, material) * per_run,
         "neurons": 1.5 * len(material.runs) * per_run,

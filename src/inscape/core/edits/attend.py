@@ -49,7 +49,7 @@ def attend(
             count = target.sum(-1, keepdim=True)
             share = torch.where(target, moved / count.clamp(min=1), torch.zeros_like(x))
             return torch.where(count > 0, x.masked_fill(marked, 0.0) + share, x)
-        y = torch.where(marked, torch.full_like(x, 0.0 if how == "cut" else value), x)
+        y = torch.where(marked, torch.full_like(x, 0.0 if how == "cut" or value is None else value), x)
         if renormalise:
             total = y.sum(-1, keepdim=True)
             y = torch.where(total > 0, y * (x.sum(-1, keepdim=True) / total.clamp(min=1e-30)), y)
@@ -75,13 +75,16 @@ def _keys(keys: At, x: Tensor, step: Step) -> Tensor:
         return torch.ones(1, 1, 1, x.shape[-1], dtype=torch.bool, device=x.device)
     if ".cross." in step.site:  # the keys are the encoder's columns; this call knows nothing of their padding
         marked = select(keys, Step.plain(x.shape[0], x.shape[-1]))
+        assert marked is not None
         return marked[:, None, None, :].to(x.device)
     whole = Step(0, step.stop, step.real, None, step.prompt, n_repeats=step.n_repeats)
     if step.tokens is not None and step.tokens.shape[1] == step.stop:
         whole.tokens = step.tokens
     if isinstance(keys, Tensor) and keys.ndim == 1 and keys.dtype != torch.bool:
         raise TokenError("keys= takes positions as a list, a slice, a word, a mask or a table [batch, k].")
-    marked = select(keys, whole)[:, -x.shape[-1] :]
+    chosen = select(keys, whole)
+    assert chosen is not None  # None means all, which was answered above
+    marked = chosen[:, -x.shape[-1] :]
     if marked.shape[1] < x.shape[-1]:  # a cache may hold more columns than have been filled
         marked = torch.nn.functional.pad(marked, (0, x.shape[-1] - marked.shape[1]))
     return marked[:, None, None, :].to(x.device)

@@ -22,7 +22,7 @@ def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | No
     mask: real tokens of a source given as a tensor; all of them, when left out.
     """
     recorded = source if isinstance(source, Tensor) else None
-    names = None if recorded is not None else source
+    names: Any = None if recorded is not None else source
     mask = mask if mask is not None else getattr(source, "mask", None)
     at_given = places.get("at") is not None
 
@@ -34,8 +34,8 @@ def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | No
     tensors = {"source": recorded} if recorded is not None else {}
     if recorded is not None and mask is not None:
         tensors["mask"] = mask
-    if recorded is None and "*" not in str(site) and site in source:
-        spec, tensors = {"kind": "patch"}, {"source": source[site]} | ({"mask": mask} if mask is not None else {})
+    if names is not None and "*" not in str(site) and site in names:
+        spec, tensors = {"kind": "patch"}, {"source": names[site]} | ({"mask": mask} if mask is not None else {})
     return make_edit(site, fn, f"{site} patched", contextual=True, spec=spec, tensors=tensors, **places)
 
 
@@ -126,7 +126,7 @@ def ablate(
     def _pool(step: Step) -> Tensor | None:
         if tensors:
             return _rows(tensors["source"], None)
-        return None if source is None else _rows(source[step.site], mask)
+        return None if source is None or isinstance(source, Tensor) else _rows(source[step.site], mask)
 
     return make_edit(site, fn, f"{site} {how}-ablated", contextual=True, spec=spec, tensors=tensors, **places)
 

@@ -96,7 +96,8 @@ def updates(model: Model, inputs: Any) -> Updates:
             gap = (post - pre - sum(parts.values()))[real]  # type: ignore[operator]
             error = float(gap.abs().max() / post[real].abs().max().clamp(min=EPS))
         found.append(Update(name, pre, parts, post, error))
-    return Updates(tuple(found), trace.tokens, mask.cpu().bool())
+    tokens = trace.tokens if trace.tokens is not None and trace.tokens.shape == mask.shape else None
+    return Updates(tuple(found), tokens, mask.cpu().bool())
 
 
 def contributions(

@@ -27,7 +27,7 @@ class Sinks:
     first: Float[Tensor, " layer"]
     elsewhere: Float[Tensor, " layer"]
     chance: Float[Tensor, " layer"]
-    received: tuple[Float[Tensor, "layer pos"], ...]
+    received: tuple[Float[Tensor, "layer _"], ...]
 
 
 def attention_sinks(model: Model, inputs: Sequence[Any]) -> Sinks:

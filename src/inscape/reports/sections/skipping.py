@@ -12,7 +12,7 @@ from inscape.view.figure import Figure, Section
 
 TITLE = "What is lost when a layer is skipped"
 NAMES = {"noise": "update kept, noise as long as it added", "replace": "update replaced by noise as long"}
-POSITIONS = 96
+POSITIONS = 64
 
 
 def section(model: Model, material: Material) -> Section:
