@@ -69,10 +69,7 @@ docs: $(READY)
 	$(SAY) "done: open $(CURDIR)/docs/_build/html/index.html"
 
 bench: $(READY)
-	@set -e; for file in bench/[!_]*.py; do \
-		[ -e "$$file" ] || { echo "there is nothing in bench/ yet"; break; }; \
-		echo "== $$file"; $(BIN)/python "$$file"; \
-	done
+	@$(BIN)/python -m bench.run_all
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache report.html

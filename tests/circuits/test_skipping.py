@@ -40,6 +40,14 @@ def test_the_numbers_are_those_of_a_plain_run_with_the_layer_skipped() -> None:
     assert float(made.per_input[1, 1]) == pytest.approx(kl[-1], rel=1e-3)
 
 
+def test_a_layer_that_says_the_same_everywhere_does_not_mind_another_tokens_update() -> None:
+    model = silent_gpt2({1: torch.randn(32, generator=torch.Generator().manual_seed(0)) * 3})
+    made = skip_effects(model, ROWS, control="shuffle")
+    assert float(made.control["shuffle"].stream.max()) < 1e-6
+    mixed = skip_effects(gpt2(), ROWS, control="shuffle").control["shuffle"]
+    assert float(mixed.stream.min()) > 0.0
+
+
 @pytest.mark.parametrize("part", ["attn", "mlp"])
 def test_parts_are_skipped_alone(part: str) -> None:
     model = silent_gpt2({1: torch.ones(32)})

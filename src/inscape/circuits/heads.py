@@ -171,7 +171,7 @@ def _room(model: Model) -> int:
 
 
 def _special(model: Model, text: Any) -> set[int]:
-    ids = set(getattr(model.tokenizer, "all_special_ids", None) or ())
+    ids: set[int] = set(getattr(model.tokenizer, "all_special_ids", None) or ())
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
         value = getattr(text, name, None)
         ids |= {value} if isinstance(value, int) else set(value or ())

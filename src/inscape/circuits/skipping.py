@@ -23,7 +23,7 @@ from inscape.engine.forward import run
 from inscape.engine.unembed import Unembedding, in_chunks, reads_as_the_model_does, unembedding
 from inscape.models.model import Model
 
-CONTROLS = ("replace", "noise")
+CONTROLS = ("replace", "noise", "shuffle")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def skip_effects(
     decoders, and skipping it breaks everything at once. On for causal models, off for others, when left out.
     control: "replace" puts a random update of the same length in place of the layer's (what if it said something else);
         "noise" keeps the update and adds a random one of the same length (the stream moves as far as by the skip, in
-        no particular direction). A layer matters by what it writes where skipping it does more than "noise".
+        no particular direction); "shuffle" puts in the layer's own update at another position (wrong, but of its kind).
     Cost: (1 + layers x (1 + controls)) forwards without the head, and `positions` head rows for each.
     Raises: ModelError without a residual stream; EditError for an unknown part or control.
     Source: Csordas et al. 2025, arXiv:2505.13898, output effect; KL here, a norm of softmax differences there.
@@ -123,19 +123,34 @@ def _edit(layer: str, part: str, job: str, at: Any, seed: int) -> Edit:
     generator = torch.Generator().manual_seed(seed)
     keep = 1.0 if job == "noise" else 0.0
 
-    def like(update: Tensor) -> Tensor:
+    def like(update: Tensor, step: Step) -> Tensor:
+        if job == "shuffle":
+            order = _moved(step, update.shape[1], generator).to(update.device)
+            return update[torch.arange(len(update), device=update.device)[:, None], order]
         drawn = torch.randn(update.shape, generator=generator).to(update)
         return drawn / drawn.norm(dim=-1, keepdim=True) * update.norm(dim=-1, keepdim=True)
 
     def on_stream(x: Tensor, step: Step) -> Tensor:
         before = step.held["resid_pre"]
-        return before + keep * (x - before) + like(x - before)
+        return before + keep * (x - before) + like(x - before, step)
 
+    def on_part(x: Tensor, step: Step) -> Tensor:
+        return keep * x + like(x, step)
+
+    label = f"{job} {layer}" if part == "layer" else f"{job} {layer}.{part}"
     if part == "layer":
-        return make_edit(
-            f"{layer}.resid_post", on_stream, f"{job} {layer}", at=at, contextual=True, needs=("resid_pre",)
-        )
-    return make_edit(f"{layer}.{part}_out", lambda x: keep * x + like(x), f"{job} {layer}.{part}", at=at)
+        return make_edit(f"{layer}.resid_post", on_stream, label, at=at, contextual=True, needs=("resid_pre",))
+    return make_edit(f"{layer}.{part}_out", on_part, label, at=at, contextual=True)
+
+
+def _moved(step: Step, columns: int, generator: torch.Generator) -> Tensor:
+    """For every row one cycle over its real columns but the first, whose update is of another kind in decoders."""
+    order = torch.arange(columns).repeat(step.batch, 1)
+    for row, real in enumerate(step.real[:, step.start :]):
+        there = (real > 0).nonzero().flatten()
+        cycle = there[torch.randperm(len(there), generator=generator)]
+        order[row, cycle] = cycle.roll(1)
+    return order
 
 
 class _Measure:
@@ -272,10 +287,12 @@ def _kl(clean: Tensor, edited: Tensor) -> Tensor:
 def _effects(
     layers: list[str], rows: list[tuple[Tensor | None, Tensor | None, Tensor]], clean: _Measure
 ) -> SkipEffects:
-    def stacked(index: int) -> Tensor | None:
-        return torch.stack([r[index] for r in rows]) if rows[0][index] is not None else None  # type: ignore[misc]
+    def stacked(values: list[Tensor | None]) -> Tensor | None:
+        known = [v for v in values if v is not None]
+        return torch.stack(known) if known else None
 
-    kl, loss, moved = stacked(0), stacked(1), stacked(2)
+    kl, loss = stacked([r[0] for r in rows]), stacked([r[1] for r in rows])
+    moved = torch.stack([r[2] for r in rows])
     per_input = None
     if kl is not None and kl.shape[1] == clean.n:
         row_of = clean.places[0]  # type: ignore[index]
@@ -288,5 +305,5 @@ def _effects(
         per_input,
         {},
         clean.mean_loss,
-        clean.n,  # type: ignore[union-attr]
+        clean.n,
     )

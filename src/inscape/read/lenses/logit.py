@@ -160,6 +160,7 @@ def _read(
         "kl": torch.zeros(n_layers, n_rows),
         "final": torch.zeros(n_rows, dtype=torch.long),
     }
+    swapped = None
     if control is not None:
         out["control"] = torch.zeros(n_layers, n_rows, dtype=torch.long)
         # The final tokens of all rows must be known before the first is compared with another's.
@@ -184,7 +185,7 @@ def _read(
                 torch.einsum("rv,rv->r", p, (logp - logp_final).clamp(-1e4, 1e4)).clamp(min=0).cpu()
             )
             out["rank"][layer, here] = _rank(logp, final)
-            if control is not None:
+            if swapped is not None:
                 out["control"][layer, here] = _rank(logp, swapped[here].to(logp.device))
     return out
 

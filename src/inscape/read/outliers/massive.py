@@ -36,13 +36,14 @@ class Massive:
 class MassiveReading:
     """What was found, largest first, with the sizes of every site beside it.
 
-    top: the three largest |h| of each site. median: the median |h| of each site (over all tokens and dimensions, mean
-    over inputs). first_only: the share of the found that sit at the first token.
+    top: the three largest |h| of each site. later: the largest |h| behind the first position. median: the median |h| of
+    each site (over all tokens and dimensions, mean over inputs). first_only: the share of the found at the first token.
     """
 
     found: tuple[Massive, ...]
     sites: tuple[str, ...]
     top: Float[Tensor, "site 3"]
+    later: Float[Tensor, " site"]
     median: Float[Tensor, " site"]
     above: float
     ratio: float
@@ -82,7 +83,8 @@ def massive(
     names = model.sites(*([sites] if isinstance(sites, str) else sites)).names
     generator = torch.Generator().manual_seed(seed)
     found: list[Massive] = []
-    top, medians, n_values, row = torch.zeros(len(names), 3), torch.zeros(len(names)), 0, 0
+    top, later, medians = torch.zeros(len(names), 3), torch.zeros(len(names)), torch.zeros(len(names))
+    n_values = row = 0
     for one in inputs:
         trace = run(model, one, read=names)
         rows = trace[names[0]].shape[0]
@@ -98,12 +100,14 @@ def massive(
                 median = size.median().clamp(min=1e-9)
                 largest = size.topk(min(3, len(size))).values
                 top[index, : len(largest)] = torch.cat([top[index], largest]).topk(3).values[: len(largest)]
+                if len(h) > 1:
+                    later[index] = torch.maximum(later[index], h[1:].abs().max())
                 medians[index] += median
                 n_values += len(size)
                 found += _found(name, row + b, h, tokens, float(median), above, ratio, control, generator)
         row += rows
     found.sort(key=lambda m: -abs(m.value))
-    return MassiveReading(tuple(found), tuple(names), top, medians / max(row, 1), above, ratio, n_values)
+    return MassiveReading(tuple(found), tuple(names), top, later, medians / max(row, 1), above, ratio, n_values)
 
 
 def _found(

@@ -20,7 +20,7 @@ class Sinks:
     first: attention on the first position from all later queries. elsewhere: the control, attention on a later
     position from the queries after it, mean over these positions. chance: attention on the first position if every
     query spread its own evenly over the keys it may see. received: for each input, [layer, pos], mean over heads and
-    queries that may see the key, the key's own query left out.
+    queries that may see the key, the key's own query left out. even: the same for queries that look evenly.
     """
 
     layers: tuple[str, ...]
@@ -28,6 +28,7 @@ class Sinks:
     elsewhere: Float[Tensor, " layer"]
     chance: Float[Tensor, " layer"]
     received: tuple[Float[Tensor, "layer _"], ...]
+    even: tuple[Float[Tensor, "layer _"], ...]
 
 
 def attention_sinks(model: Model, inputs: Sequence[Any]) -> Sinks:
@@ -42,12 +43,13 @@ def attention_sinks(model: Model, inputs: Sequence[Any]) -> Sinks:
         raise ModelError(f"{type(model.module).__name__} has no attention pattern to look at.")
     rows = [run(model, one, read={name: (name, _received) for name in names}) for one in inputs]
     per_input = tuple(torch.stack([trace[name][0] for name in names]).cpu() for trace in rows)
-    even = torch.stack([torch.stack([trace[name][1, 0] for name in names]) for trace in rows]).nanmean(0).cpu()
+    even = tuple(torch.stack([trace[name][1] for name in names]).cpu() for trace in rows)
+    chance = torch.stack([e[:, 0] for e in even]).nanmean(0)
     first = torch.stack([r[:, 0] for r in per_input]).nanmean(0)
     elsewhere = torch.stack(
         [r[:, 1:].nanmean(1) if r.shape[1] > 1 else r[:, 0] * torch.nan for r in per_input]
     ).nanmean(0)
-    return Sinks(tuple(names), first, elsewhere, even, per_input)
+    return Sinks(tuple(names), first, elsewhere, chance, per_input, even)
 
 
 def _received(pattern: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def _map(made: HeadScores, kind: str) -> Figure:
     control = (
         ""
         if made.control is None
-        else f" On the shuffled probe {int((made.control[kind] > 5 * chance).sum())} heads are."
+        else f" On the shuffled probe {int((made.control[kind] > 5 * chance).sum())} heads are above five times chance."
     )
     return Figure(
         "vega",

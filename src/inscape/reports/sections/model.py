@@ -9,6 +9,7 @@ from inscape.view.figure import Figure, Section
 from inscape.view.table import table
 
 TITLE = "What the model is"
+REST = "rest of the blocks"
 
 
 def section(model: Model, material: Material) -> Section:
@@ -30,12 +31,19 @@ def parameters_by_part(model: Model) -> dict[str, int]:
         if part is not None and point.kind == "module" and point.module is not model.module:
             for parameter in point.module.parameters():
                 owner.setdefault(id(parameter), part)
-    inside = {id(p) for _, blocks in model.resolved.stacks for block in blocks for p in block.module.parameters()}
+    inside: dict[int, str] = {}
+    for _, blocks in model.resolved.stacks:
+        for block in blocks:  # a gate beside the named projections belongs to the part its siblings belong to
+            for child in block.module.children():
+                parameters = list(child.parameters())
+                parts = {owner[id(p)] for p in parameters if id(p) in owner}
+                inside |= {id(p): next(iter(parts)) if len(parts) == 1 else REST for p in parameters}
+            inside |= {id(p): REST for p in block.module.parameters(recurse=False)}
     counts: Counter[str] = Counter()
     for parameter in model.module.parameters():
-        part = owner.get(id(parameter), "rest of the blocks" if id(parameter) in inside else "everything else")
+        part = owner.get(id(parameter)) or inside.get(id(parameter), "everything else")
         counts[part] += parameter.numel()
-    order = ("embedding", "attention", "state space", "MLP", "rest of the blocks", "head", "everything else")
+    order = ("embedding", "attention", "state space", "MLP", REST, "head", "everything else")
     return {part: counts[part] for part in order if counts[part]}
 
 
@@ -59,7 +67,7 @@ def _says(model: Model) -> str:
     words += " (inferred from its structure)" if model.inferred else ""
     words += ", with one matrix for embedding and head." if tied and "logits" in model.points else "."
     missing = [f"{name}: {why}" for name, why in model.family.notes.items() if name]
-    return f"{words} Not offered: {'; '.join(missing)}." if missing else words
+    return f"{words} Notes on its sites: {'; '.join(missing)}." if missing else words
 
 
 def _sites(model: Model, checked: bool) -> Figure:

@@ -28,11 +28,13 @@ def section(model: Model, material: Material) -> Section:
 
 
 def _near(made: Sparsity, call: str) -> Figure:
+    assert made.control_near is not None  # the section asks for its control
+    gaussian = made.control_near
     spec = lines(
         {"near zero for a token": made.near, "near zero at every token": made.silent},
         x=layer_axis(made.layers),
         zero=True,
-        control={"Gaussian values of equal variance": made.control_near},
+        control={"Gaussian values of equal variance": gaussian},
         y_title="share of the neurons",
     )
     most = int(made.near.argmax())
@@ -41,18 +43,18 @@ def _near(made: Sparsity, call: str) -> Figure:
         spec,
         f"For a token {float(made.near.mean()):.0%} of the neurons are near zero, most in "
         f"{number_of(made.layers[most])} ({float(made.near[most]):.0%}).",
-        control=(
-            f"Gaussian values of the same variance through the same threshold: {float(made.control_near.mean()):.0%}."
-        ),
+        control=(f"Gaussian values of the same variance through the same threshold: {float(gaussian.mean()):.0%}."),
         call=call + ".near",
     )
 
 
 def _hoyer(made: Sparsity, call: str) -> Figure:
+    assert made.control_hoyer is not None
+    gaussian = made.control_hoyer
     spec = lines(
         {"neurons": made.hoyer},
         x=layer_axis(made.layers),
-        control={"Gaussian values": made.control_hoyer},
+        control={"Gaussian values": gaussian},
         zero=True,
         y_title="Hoyer sparsity (0 all equal, 1 a single neuron)",
     )
@@ -60,6 +62,6 @@ def _hoyer(made: Sparsity, call: str) -> Figure:
         "vega",
         spec,
         f"Hoyer sparsity is {float(made.hoyer.mean()):.2f} on average; it needs no threshold.",
-        control=(f"Gaussian values of the same number and variance: {float(made.control_hoyer.mean()):.2f}."),
+        control=(f"Gaussian values of the same number and variance: {float(gaussian.mean()):.2f}."),
         call=call + ".hoyer",
     )

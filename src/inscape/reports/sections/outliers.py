@@ -1,10 +1,8 @@
 """Massive activations and attention sinks."""
 
-import torch
-
 from inscape.core.errors import ModelError
 from inscape.models.model import Model
-from inscape.read.outliers.massive import MassiveReading, massive
+from inscape.read.outliers.massive import Massive, MassiveReading, massive
 from inscape.read.outliers.sinks import Sinks, attention_sinks
 from inscape.reports.material import Material
 from inscape.reports.words import layer_axis, number_of, times
@@ -57,7 +55,7 @@ def _sizes(found: MassiveReading, material: Material) -> Figure:
             f"most {ratio:,.0f} times the median of its layer."
         )
     spec = lines(
-        {"largest |value|": found.top[:, 0], "third largest": found.top[:, 2]},
+        {"largest of all positions": found.top[:, 0], "largest behind the first position": found.later},
         x=layer_axis(found.sites),
         control={"median |value|": found.median},
         scale="log" if bool((found.median > 0).all()) else "linear",
@@ -73,43 +71,53 @@ def _sizes(found: MassiveReading, material: Material) -> Figure:
 
 
 def _table(found: MassiveReading, material: Material) -> Figure:
-    def token(m) -> str:
+    def token(m: Massive) -> str:
         known = material.names[m.row] if m.row < len(material.names) else ()
         return known[m.pos] if m.pos < len(known) else "–"
 
-    best: dict[str, object] = {}
+    best: dict[str, Massive] = {}
     for m in found.found:  # one row a layer: the same scalar comes back in every text
         best.setdefault(m.site, m)
     rows = [
-        [number_of(m.site), m.pos, token(m), m.dim, m.value, m.ratio, m.same_dim, m.same_token]
+        [_number(m.site), m.pos, token(m), m.dim, *map(_whole, (m.value, m.ratio, m.same_dim, m.same_token))]
         for m in list(best.values())[:N_ROWS]
     ]
     apart = [m for m in found.found if m.same_dim == m.same_dim]
-    partners = torch.tensor([[m.same_dim, m.same_token] for m in apart])
-    over = int((partners > found.above).any(1).sum()) if len(apart) else 0
+    bars = [max(found.above, found.ratio * abs(m.value) / m.ratio) for m in apart]
+    same_dim = sum(m.same_dim >= bar for m, bar in zip(apart, bars, strict=True))
+    same_token = sum(m.same_token >= bar for m, bar in zip(apart, bars, strict=True))
     return Figure(
         "table",
         table(
             [
                 "layer",
-                "position",
+                "pos",
                 "token",
-                "dimension",
+                "dim",
                 "value",
-                "times the median",
-                "same dimension, other token",
-                "same token, other dimension",
+                "x median",
+                "same dim, other token",
+                "same token, other dim",
             ],
             rows,
         ),
         "The largest massive activation of each layer.",
         control=(
-            f"for each of the {len(apart)} finds, the same dimension at a random other token "
-            "and a random other dimension of the same token: "
-            f"{over} of these pairs hold a value above {found.above:g}."
+            f"for each of the {len(apart):,} finds, the same dimension at a random other token (massive too in "
+            f"{same_dim / max(len(apart), 1):.0%}) and another dimension of the same "
+            f"token ({same_token / max(len(apart), 1):.0%})."
         ),
         call=f"massive(model, {material.listed}).found",
     )
+
+
+def _number(site: str) -> int | str:
+    return layer_axis([site])[0]
+
+
+def _whole(value: float) -> float | int:
+    """Large values without an exponent."""
+    return round(value) if abs(value) >= 100 else value
 
 
 def _sinks(sinks: Sinks, material: Material) -> list[Figure]:
@@ -140,18 +148,19 @@ def _sinks(sinks: Sinks, material: Material) -> list[Figure]:
     ]
     if material.names:
         received = sinks.received[0]
-        keep = received.isfinite().all(1)
         values = {
-            "mean of all layers": received[keep].mean(0) if bool(keep.any()) else received.nanmean(0),
+            "all layers": received.nanmean(0),
             number_of(sinks.layers[strongest]): received[strongest],
+            "all layers, minus an even share": (received - sinks.even[0]).nanmean(0),
         }
-        values["mean of all layers"] = received.nanmean(0)
         figures.append(
             Figure(
                 "tokens",
                 strip(material.names[0], values),
                 "Attention each token of the first text draws from the others.",
-                control="compare with punctuation and words inside the text: every token is drawn on the same scale.",
+                control=(
+                    "the third view takes away what a token would draw if every query looked evenly at all it may see."
+                ),
                 call="attention_sinks(model, [texts[:1]]).received[0]",
             )
         )

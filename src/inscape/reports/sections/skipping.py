@@ -11,25 +11,32 @@ from inscape.view.charts import lines
 from inscape.view.figure import Figure, Section
 
 TITLE = "What is lost when a layer is skipped"
-NAMES = {"noise": "update kept, noise as long as it added", "replace": "update replaced by noise as long"}
+NAMES = {"replace": "replaced by noise as long", "shuffle": "replaced by the update of another token"}
 POSITIONS = 64
 
 
 def section(model: Model, material: Material) -> Section:
     """KL of the prediction, and change of the loss, for each layer skipped, beside both controls."""
     try:
-        made = skip_effects(model, material.batch, positions=POSITIONS, seed=material.seed, progress=material.progress)
+        made = skip_effects(
+            model,
+            material.batch,
+            control=tuple(NAMES),
+            positions=POSITIONS,
+            seed=material.seed,
+            progress=material.progress,
+        )
     except (ModelError, InputError) as reason:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     first = " The first token always passes every layer." if material.skip_first else ""
     says = f"Every layer in turn is taken out of the stream; {made.n_positions} positions are measured.{first}"
     call = (
         "from inscape.circuits.skipping import skip_effects\nmade = skip_effects(model, "
-        f"{material.argument}[:{_rows(material)}], positions={POSITIONS})"
+        f'{material.argument}[:{_rows(material)}], control=("replace", "shuffle"), positions={POSITIONS})'
     )
     figures = [_main(made, call)]
     if made.loss is not None:
-        figures.append(_loss(made, call))
+        figures.append(_loss(made, made.loss, call))
     return Section(TITLE, tuple(figures), says=says)
 
 
@@ -54,7 +61,7 @@ def _main(made: SkipEffects, call: str) -> Figure:
         control={NAMES[n]: of(e) for n, e in made.control.items()},
         scale="log" if positive else "linear",
     )
-    above = int((values > of(made.control["noise"])).sum())
+    less = {n: int((values < of(e)).sum()) for n, e in made.control.items()}
     return Figure(
         "vega",
         spec,
@@ -62,23 +69,23 @@ def _main(made: SkipEffects, call: str) -> Figure:
         f"({float(values[worst]):.2g}), {number_of(made.layers[least])} least "
         f"({float(values[least]):.2g}).",
         control=(
-            "noise of the same length. Added to the intact update it moves the stream "
-            "as far as the skip does: skipping does more in "
-            f"{above} of {len(made.layers)} layers. In place of the update it shows what a wrong update does."
+            "random noise as long as the update in its place: worse than no update in "
+            f"{less['replace']} of {len(made.layers)} layers; and the same layer's update of another token: worse than "
+            f"no update in {less['shuffle']}."
         ),
         call=call + (".kl" if has else ".stream"),
     )
 
 
-def _loss(made: SkipEffects, call: str) -> Figure:
+def _loss(made: SkipEffects, loss: Tensor, call: str) -> Figure:
     spec = lines(
-        {"layer skipped": made.loss},
+        {"layer skipped": loss},
         x=layer_axis(made.layers),
         y_title="change of the next-token loss, nats",
-        control={NAMES[n]: e.loss for n, e in made.control.items()},
-        zero=True,
+        control={NAMES[n]: e.loss for n, e in made.control.items() if e.loss is not None},
+        scale="symlog",
     )
-    better = int((made.loss < 0).sum())
+    better = int((loss < 0).sum())
     words = (
         f" Without {better} of the layers the loss is lower than with them."
         if better
@@ -88,6 +95,6 @@ def _loss(made: SkipEffects, call: str) -> Figure:
         "vega",
         spec,
         f"The loss of the full model on these positions is {made.clean_loss:.2f}.{words}",
-        control="the same two replacements by noise.",
+        control="the same two replacements. The scale is linear near zero and logarithmic beyond one.",
         call=call + ".loss",
     )

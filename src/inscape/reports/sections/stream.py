@@ -44,7 +44,7 @@ def _norm(made: Contributions, call: str) -> Figure:
         y_title="|stream| after the layer, mean and 10-90 %",
     )
     how = (
-        f"grows {growth:,.1f}-fold"
+        f"grows {growth:,.{1 if growth < 10 else 0}f}-fold"
         if growth > 1.05
         else f"shrinks to {growth:.2f} of its length"
         if growth < 0.95
@@ -95,10 +95,11 @@ def _cosine(made: Contributions, call: str) -> Figure:
     spec = lines(names, x=layer_axis(made.layers), control=control, y_title="cosine of update and stream")
     gap = {n: float((v - made.control[k]).abs().nanmean()) for (n, v), k in zip(names.items(), kinds, strict=True)}
     told = ", ".join(f"{value:.2f} for {name}" for name, value in gap.items())
+    means = ", ".join(f"{name} {float(v.nanmean()):+.2f}" for name, v in names.items())
     return Figure(
         "vega",
         spec,
-        ("Above zero a part amplifies what is in the stream, below it erases, near zero it writes something new."),
+        f"Mean cosine with the stream: {means}; above zero a part amplifies, below it erases, near zero it is new.",
         control=(
             "the same part taken from another token; the mean distance to it is "
             f"{told}. Where the two agree the direction is "
