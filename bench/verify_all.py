@@ -32,7 +32,8 @@ def row(name: str, module: torch.nn.Module, inputs: object) -> str:
     reasons = sorted({r.proof.split(":")[0][:90] for r in found.rows if r.status == "withdrawn"})
     withdrawn = sum(r.status == "withdrawn" for r in found.rows)
     proven = sum(r.status == "proven" for r in found.rows)
-    print(f"{name:24s} {total:5d} {len(model.sites):5d} {proven:5d} {withdrawn:4d}  {time.perf_counter() - started:5.1f} s")
+    spent = time.perf_counter() - started
+    print(f"{name:24s} {total:5d} {len(model.sites):5d} {proven:5d} {withdrawn:4d}  {spent:5.1f} s")
     return f"| {name} | {total} | {len(model.sites)} | {proven} | {withdrawn} | {'; '.join(reasons)} |\n"
 
 
