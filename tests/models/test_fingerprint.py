@@ -117,7 +117,7 @@ def test_settings_of_inner_configurations_count():
         torch.randn(40, dtype=torch.complex64),
         torch.randn(3, 3, device="meta"),
     ],
-    ids=str,
+    ids=("number", "empty", "transposed", "float8", "bfloat16", "bool", "int8", "complex", "meta"),
 )
 def test_tensors_of_every_kind_can_be_named(tensor):
     module = nn.Module()
