@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.circuits.skipping import predicts_next
+from inscape.circuits.effect import predicts_next
 from inscape.core.errors import InputError
 from inscape.core.progress import Progress
 from inscape.models.model import Model
 from inscape.tasks.plain_text import plain_text
 
-N_TEXTS, MAX_TOKENS, N_SKIP = 8, 64, 4
+N_TEXTS, MAX_TOKENS, N_SKIP = 8, 64, 3
 
 
 @dataclass(frozen=True, eq=False)
