@@ -439,7 +439,7 @@ def test_without_transformers_the_extra_is_named(saved, monkeypatch):
 
 
 def test_a_fault_inside_an_installed_package_is_not_taken_for_its_absence(tmp_path, monkeypatch):
-    from inscape.models.extra import package
+    from inscape.core.extra import package
 
     (tmp_path / "broken_package.py").write_text("import not_there_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from inscape.core.errors import InputError, MissingExtraError, ShapeError
+from inscape.core.extra import report_package
 from inscape.view.charts import bars, dots, heatmap, lines
-from inscape.view.extra import report_package
 from inscape.view.png import png, svg
 
 CHARTS = {

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from inscape.core.extra import package
 from inscape.core.progress import Progress
-from inscape.models.extra import package
 from inscape.models.gguf_cache import dense_copy
 
 DEMOS = ("gemma-3-270m", "minilm-l6", "efficientnet-lite0")

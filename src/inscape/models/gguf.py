@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from inscape.core.errors import FileError, InscapeError, ModelError
+from inscape.core.extra import package
 from inscape.core.progress import Progress, tell
-from inscape.models.extra import package
 
 
 def check_header(path: Path) -> None:

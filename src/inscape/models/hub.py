@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inscape.core.errors import ModelError
-from inscape.models.extra import package
+from inscape.core.extra import package
 
 PATIENCE_S = 5.0  # one request this long decides whether the hub can be reached; transformers would retry for longer
 

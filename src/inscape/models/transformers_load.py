@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from inscape.core.errors import FileError, ModelError
-from inscape.models.extra import package
+from inscape.core.extra import package
 from inscape.models.folder import PROCESSOR_FILES, fault, has_tokenizer, has_vocabulary
 
 # Tried in this order when a configuration names no class. AutoModel fits every model and drops the head, so it is last.

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from inscape.core.errors import ShapeError
+from inscape.core.extra import report_package
 from inscape.view.chart_parts import TIP, Scale, along, finished, known, upward, within_budget
-from inscape.view.extra import report_package
 from inscape.view.heatmap import heatmap
 from inscape.view.numbers import number, plain, row
 

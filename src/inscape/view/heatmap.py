@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from inscape.core.extra import report_package
 from inscape.view.chart_parts import TIP, finished, within_budget
-from inscape.view.extra import report_package
 from inscape.view.numbers import grid
 
 

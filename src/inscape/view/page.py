@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from inscape.core.errors import InputError
-from inscape.view.extra import report_package
+from inscape.core.extra import report_package
 from inscape.view.figure import Figure, Section
 from inscape.view.png import VL_VERSION
 from inscape.view.table import table_html

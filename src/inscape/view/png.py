@@ -3,7 +3,7 @@
 from typing import Any
 
 from inscape.core.errors import InputError
-from inscape.view.extra import report_package
+from inscape.core.extra import report_package
 from inscape.view.theme import THEMES, vega_config
 
 VL_VERSION = "6.4"  # what Altair 6 writes; the page inlines the same

@@ -1,4 +1,4 @@
-"""Optional packages that models come from: imported where they are used; a missing one names its extra."""
+"""Optional packages: imported where they are used; a missing one names the extra that brings it."""
 
 from importlib import import_module
 from types import ModuleType
@@ -20,3 +20,8 @@ def package(name: str, extra: str, what_for: str) -> ModuleType:
             f"{what_for} needs the package {name!r}, which is not installed.\n"
             f"  it comes with the extra: pip install 'inscape[{extra}]'."
         ) from missing
+
+
+def report_package(name: str, what_for: str) -> ModuleType:
+    """A package of the `report` extra."""
+    return package(name, "report", what_for)
