@@ -76,6 +76,20 @@ def test_beams_and_sampling_take_edits() -> None:
     assert one.tokens.tolist() == two.tokens.tolist()
 
 
+def test_sites_read_under_beams_are_those_of_the_chosen_rows() -> None:
+    model, edit = gpt2(), ins.add(direction("layers.2.resid_post"), 3.0, at=slice(2, None))
+    options = {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5}
+    got = ins.generate(model, ROWS, edits=[edit], read=["layers.*.resid_post", "layers.1.attn.pattern"], **options)
+    assert got.tokens.tolist() == ins.generate(model, ROWS, edits=[edit], **options).tokens.tolist()
+    chosen = [row + new for row, new in zip([r for r in ROWS for _ in range(2)], got.tokens.tolist(), strict=True)]
+    full = ins.run(model, chosen, edits=[edit], read=list(got.trace), padding_side="left")
+    for site in ("layers.0.resid_post", "layers.2.resid_post"):
+        assert got.trace[site].shape == full[site].shape
+        torch.testing.assert_close(got.trace[site][full.mask], full[site][full.mask], atol=2e-5, rtol=1e-4)
+    assert got.trace["layers.1.attn.pattern"].shape == (4, 4, 10, 10)
+    assert hooks_left(model.module) == 0
+
+
 def test_what_is_generated_is_named_by_a_word() -> None:
     model = gpt2()
     got = ins.generate(

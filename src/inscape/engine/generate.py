@@ -15,7 +15,7 @@ from inscape.engine.columns import CACHES, Columns
 from inscape.engine.forward import eager
 from inscape.engine.inputs import Inputs, prepare
 from inscape.engine.planning import Read, no_generate, reads_of, tasks_of
-from inscape.engine.session import Session
+from inscape.engine.session import Session, Task
 from inscape.models.model import Model
 
 
@@ -49,7 +49,10 @@ def generate(
     Edits act in the prompt's forward and in every cached step at the right absolute positions; a step by step forward
     without cache gives the same tokens. Greedy unless do_sample=True is passed. The last new token has been chosen but
     not fed by `generate`; when sites are read it is fed once, so that the trace covers every token.
-    Cost: the generation, about 0.05 ms a step, plus one step when sites are read.
+    Under beams rows change places between steps, so the sites are read while the chosen sequences are fed once more,
+    token by token, with the same edits.
+    Cost: the generation, about 0.05 ms a step, plus one step when sites are read; beams with reads: plus one plain
+    generation of the chosen rows.
     Raises: ModelError for a model that cannot generate; else as `run`.
     """
     model.check_ready()
@@ -64,13 +67,31 @@ def generate(
     _check_left(prepared)
     reads = reads_of(model, read, reduce)
     tasks = tasks_of(model, reads, edits, prepared)
-    beams = generate_kwargs.get("num_beams") or getattr(module.generation_config, "num_beams", 1) or 1
-    if beams > 1 and reads:
-        raise InputError(
-            "reading sites during beam search is not offered: rows change places between steps.\n"
-            "  generate first, then ins.run(model, tokens, read=..., edits=...) on what was chosen."
-        )
     arguments = _arguments(model, prepared, generate_kwargs, max_new_tokens)
+    beams = arguments.get("num_beams") or getattr(module.generation_config, "num_beams", 1) or 1
+    to = torch.device(device) if device is not None else None
+    searching = beams > 1 and bool(reads)
+    during = tasks_of(model, {}, edits, prepared) if searching else tasks
+    result, new, session = _generated(model, prepared, during, arguments, to, allow_nan, bool(reads) and not searching)
+    sequences = result if isinstance(result, Tensor) else result.sequences
+    if searching and new.shape[1]:
+        again = _forced(prepared, arguments, new)
+        _, _, session = _generated(model, prepared, tasks, again, to, allow_nan, True)
+    text = [model.tokenizer.decode(row, skip_special_tokens=True) for row in new] if model.tokenizer is not None else []
+    return Generation(
+        text,
+        new,
+        _trace(session, reads, prepared, sequences, new, module),
+        None if isinstance(result, Tensor) else result,
+    )
+
+
+def _generated(
+    model: Model, prepared: Inputs, tasks: list[Task], arguments: dict[str, Any], device: torch.device | None,
+    allow_nan: bool, feed_last: bool,
+) -> tuple[Any, Tensor, Session]:  # fmt: skip
+    """The module's own generation with a session in force: its result, the new tokens, the session."""
+    module: Any = model.module
     is_seq2seq = bool(getattr(module.config, "is_encoder_decoder", False))
     columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
     if is_seq2seq:
@@ -81,27 +102,42 @@ def generate(
         columns.follow(session, args, kwargs)
         last["kwargs"] = kwargs
 
-    session = Session(
-        module, tasks, columns, torch.device(device) if device is not None else None, allow_nan, many=True,
-        before=before if tasks else None,
-    )  # fmt: skip
+    session = Session(module, tasks, columns, device, allow_nan, many=True, before=before if tasks else None)
     with torch.no_grad(), eager(model, bool(tasks)), session:
         result = module.generate(**arguments)
         sequences = result if isinstance(result, Tensor) else result.sequences
-        start = sequences.shape[1] if is_seq2seq else (prepared.tokens.shape[1] if prepared.tokens is not None else 0)
-        start = 1 if is_seq2seq else (0 if "inputs_embeds" in prepared.kwargs and prepared.tokens is None else start)
+        is_embedded = "inputs_embeds" in prepared.kwargs and prepared.tokens is None
+        start = 1 if is_seq2seq else 0 if is_embedded or prepared.tokens is None else prepared.tokens.shape[1]
         new = sequences[:, start:]
-        if reads and new.shape[1]:
+        if feed_last and new.shape[1]:
             _feed_last(module, last, new[:, -1:])
     if new.shape[1]:
         session.finish()
-    text = [model.tokenizer.decode(row, skip_special_tokens=True) for row in new] if model.tokenizer is not None else []
-    return Generation(
-        text,
-        new,
-        _trace(session, reads, prepared, sequences, new, module),
-        None if isinstance(result, Tensor) else result,
-    )
+    return result, new, session
+
+
+SEARCH = ("num_beams", "num_return_sequences", "early_stopping", "length_penalty", "num_beam_groups",
+          "diversity_penalty", "temperature", "top_k", "top_p", "min_p", "typical_p", "stopping_criteria",
+          "output_scores", "output_logits", "return_dict_in_generate", "min_new_tokens", "min_length")  # fmt: skip
+
+
+def _forced(prepared: Inputs, arguments: dict[str, Any], new: Tensor) -> dict[str, Any]:
+    """Arguments that make one plain cached generation emit `new`: beams change rows between steps, this does not."""
+    rows = next(v.shape[0] for v in prepared.kwargs.values() if isinstance(v, Tensor))
+    times = new.shape[0] // rows
+    kept = {k: v for k, v in arguments.items() if k not in SEARCH}
+    if times > 1:
+        kept = {
+            k: v.repeat_interleave(times, 0) if isinstance(v, Tensor) and v.ndim and v.shape[0] == rows else v
+            for k, v in kept.items()
+        }
+    step = iter(range(new.shape[1]))
+
+    def emit(ids: Tensor, scores: Tensor) -> Tensor:
+        only = torch.full_like(scores, -torch.inf)
+        return only.scatter(1, new[:, next(step)].to(scores.device)[:, None], 0.0)
+
+    return kept | {"num_beams": 1, "do_sample": False, "logits_processor": [emit], "max_new_tokens": new.shape[1]}
 
 
 def _check_left(prepared: Inputs) -> None:
