@@ -15,7 +15,7 @@ def main() -> None:
     set_up()
     model = ins.open("gemma-3-270m", dtype=torch.float32)
     rows: list[Row] = []
-    for batch, pos, limits, samples in ((8, 128, (1.03, 0.45), rounds(9)), (1, 32, (1.08, 0.55), rounds(25))):
+    for batch, pos, limits, samples in ((8, 128, (1.03, 0.45), rounds(9)), (1, 32, (1.08, 0.55), rounds(51))):
         ids = torch.randint(10, 200_000, (batch, pos), generator=torch.Generator().manual_seed(SEED))
         rows += reading(model, ids, *limits, samples)
         rows += pattern(model, ids, samples)

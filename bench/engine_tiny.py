@@ -81,7 +81,7 @@ def main() -> None:
             "steered": (ours, 1.03),
             "steered, hook by hand": (by_hand_steered, None),
         },
-        samples=rounds(15), warm_up=3, shape=[1, 32, 40],
+        samples=rounds(41), warm_up=3, shape=[1, 32, 40],
     )  # fmt: skip
     write("engine_tiny", rows, model="random GPT-2, 12 layers, width 128, vocabulary 1000", dtype="float32")
 

@@ -12,6 +12,7 @@ The callables go into `_forward_hooks` directly: registering through handles cos
 a site). A session acts only in its own thread (and in autograd's, which re-runs blocks under gradient checkpointing).
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -207,15 +208,15 @@ class Session:
     def _check_finite(self, edit: Edit, x: Tensor, y: Tensor, step: Step, point: Point) -> None:
         if not y.is_floating_point():
             return
-        if point.inside == "scores":
-            bad = y.isnan().any()
+        if point.inside == "scores":  # masked scores are infinite by right
+            total = torch.where(y.detach().isnan().any(), torch.nan, 0.0)
         else:
-            bad = ~torch.isfinite(y.detach().sum(dtype=torch.float32 if y.dtype.itemsize < 4 else None))
+            total = y.detach().sum(dtype=torch.float32 if y.dtype.itemsize < 4 else None)
         if y.device.type == "cpu":
-            if bool(bad):
+            if not math.isfinite(float(total)):
                 self._not_finite(edit, x, y, step, point)
-        else:  # looking at the flag now would stall the device; it is looked at when the run ends
-            self.flags.append((bad, edit, step))
+        else:  # looking at the number now would stall the device; it is looked at when the run ends
+            self.flags.append((total, edit, step))
 
     def _not_finite(self, edit: Edit, x: Tensor, y: Tensor, step: Step, point: Point) -> None:
         wrong = y.isnan() if point.inside == "scores" else ~torch.isfinite(y) & torch.isfinite(x)
@@ -231,8 +232,8 @@ class Session:
 
     def finish(self) -> None:
         """Raise for whatever was asked and never happened."""
-        for bad, edit, step in self.flags:
-            if bool(bad):
+        for total, edit, step in self.flags:
+            if not math.isfinite(float(total)):
                 raise NotFiniteError(
                     f"the edit {edit!r} made NaN or infinity at {edit.site} (columns {step.start}-{step.stop - 1})."
                 )
