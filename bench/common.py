@@ -74,10 +74,8 @@ def row(title: str, name: str, ours: list[float], base: list[float], limit: floa
     met = None if limit is None else ratio <= limit
     said = "" if met is None else f"  (to reach: {limit:g}; {'met' if met else 'MISSED'})"
     median = statistics.median(ours)
-    print(
-        f"  {title}: {name}: {ratio:.3f} [{low:.3f}, {high:.3f}], fastest {min(ours) / min(base):.3f}, {1e3 * median:.2f} ms{said}",
-        flush=True,
-    )
+    numbers = f"{ratio:.3f} [{low:.3f}, {high:.3f}], fastest {min(ours) / min(base):.3f}, {1e3 * median:.2f} ms"
+    print(f"  {title}: {name}: {numbers}{said}", flush=True)
     return {
         "title": title,
         "case": name,
