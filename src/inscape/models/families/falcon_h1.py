@@ -22,6 +22,7 @@ FALCON_H1 = Family(
                 "mlp.act": "feed_forward.down_proj:in",
                 "mlp_out": "feed_forward",
             },
+            recurrence="mamba2",
             attention="self_attn",
             embed="model.embed_tokens",
             final_norm="model.final_layernorm",

@@ -29,6 +29,7 @@ JAMBA = Family(
                 "router.weights": "feed_forward.experts:in@2",
                 "mlp_out": "feed_forward",
             },
+            recurrence="mamba",
             attention="self_attn",
             experts="feed_forward.experts",
             embed="model.embed_tokens",

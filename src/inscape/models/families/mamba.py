@@ -11,6 +11,7 @@ MAMBA = Family(
         Stack(
             blocks="backbone.layers",
             sites={**STREAM, **MIXER},
+            recurrence="mamba",
             embed="backbone.embeddings",
             final_norm="backbone.norm_f",
         ),

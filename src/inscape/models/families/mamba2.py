@@ -18,6 +18,7 @@ MAMBA2 = Family(
                 "ssm.y": "mixer.out_proj:in",
                 "ssm_out": "mixer",
             },
+            recurrence="mamba2",
             embed="backbone.embeddings",
             final_norm="backbone.norm_f",
         ),

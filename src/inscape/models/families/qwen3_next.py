@@ -20,6 +20,7 @@ QWEN3_NEXT = Family(
                 "ssm.y": "linear_attn.out_proj:in",
                 "ssm_out": "linear_attn",
             },
+            recurrence="delta",
             experts="mlp.experts",
         ),
     ),

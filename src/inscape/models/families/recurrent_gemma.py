@@ -26,6 +26,7 @@ RECURRENT_GEMMA = Family(
                 "mlp.act": "mlp_block.down_proj:in",
                 "mlp_out": "mlp_block",
             },
+            recurrence="rg_lru",
             attention="temporal_block if temporal_block.q_proj",
             embed="model.embed_tokens",
             final_norm="model.final_norm",

@@ -23,6 +23,7 @@ RWKV = Family(
                 "mlp_out": "feed_forward",
                 "resid_post": "",
             },
+            recurrence="wkv",
             embed="rwkv.embeddings",
             final_norm="rwkv.ln_out",
         ),

@@ -26,6 +26,7 @@ ZAMBA2 = Family(
                 "ssm.y": ("mamba_decoder.mamba.out_proj:in", "mamba.out_proj:in"),
                 "ssm_out": ("mamba_decoder.mamba", "mamba"),
             },
+            recurrence="mamba2",
             attention="shared_transformer.self_attn",
             embed="model.embed_tokens",
             final_norm="model.final_layernorm",
