@@ -146,7 +146,7 @@ def _check_place(point: Point, model: Model) -> None:
     if point.kind != "state":
         return
     layer = point.name.removesuffix("state")
-    written = [n for n in ("in", "conv", "dt", "B", "k", "v") if layer + n in model.points]
+    written = [n for n in ("in", "dt", "B", "k", "v") if layer + n in model.points]
     read = [n for n in ("C", "scan", "y") if layer + n in model.points]
     raise EditError(
         f"{point.name} is for reading: it is replayed beside the model, which takes no changed state back.\n"

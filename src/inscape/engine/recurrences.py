@@ -34,7 +34,8 @@ class Recurrence:
 
     shows: taps, relative to the mixer, of what the states are made of; those the mixer lacks are left out. gates:
     further taps that the readout needs. states: the state after every token, [batch, pos, ...]. reads: what the
-    output projection receives, from given states. kept: where a cache keeps the state of this mixer.
+    output projection receives, from given states. kept: where a cache keeps the state of this mixer. convolves: the
+    states are made of a convolution that has to be replayed too.
     """
 
     shows: tuple[str, ...]
@@ -42,6 +43,7 @@ class Recurrence:
     states: Callable[[Seen], Tensor]
     reads: Callable[[Seen, Tensor], Tensor]
     kept: Callable[[Any, Any], Tensor | None]
+    convolves: bool = False
 
 
 def shown_by(mixer: nn.Module, taps: tuple[str, ...]) -> dict[str, tuple[nn.Module, bool]]:
@@ -243,8 +245,8 @@ RECURRENCES = {
         ("x_proj:in", "x_proj", "dt_layernorm", "b_layernorm", "c_layernorm"),
         ("in_proj",), _mamba_states, _mamba_reads, _cached,
     ),
-    "mamba2": Recurrence(("in_proj",), (), _mamba2_states, _mamba2_reads, _cached),
-    "delta": Recurrence(("in_proj_qkvz", "in_proj_ba"), (), _delta_states, _delta_reads, _cached),
+    "mamba2": Recurrence(("in_proj",), (), _mamba2_states, _mamba2_reads, _cached, convolves=True),
+    "delta": Recurrence(("in_proj_qkvz", "in_proj_ba"), (), _delta_states, _delta_reads, _cached, convolves=True),
     "rg_lru": Recurrence(("rg_lru",), ("linear_y",), _lru_states, _lru_reads, lambda mixer, cache: None),
     "wkv": Recurrence(("key", "value"), ("receptance",), _wkv_states, _wkv_reads, _wkv_kept),
 }  # fmt: skip

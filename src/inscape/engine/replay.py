@@ -1,7 +1,7 @@
 """Reading a recurrent state: no module of the model receives or returns it, so a session replays it beside the model.
 
 1. Where the mixer is called, its mask and copies of the cached states are kept (a step writes over them).
-2. Its own modules show what the recurrence is made of, after the edits there.
+2. Its own modules show what the recurrence is made of, with the edits that reach it.
 3. Where the output projection is called all of that has been seen: the states are computed and read.
 """
 
@@ -36,14 +36,17 @@ def watch(session: "Session", point: Point) -> None:
                 x = args if out is None else out
                 seen.shown[tap] = x if isinstance(x, Tensor) else x[0]
 
-        if is_input:
-            session._put(module._forward_pre_hooks, see)
+        if is_input:  # the mixer goes on with what it had, whatever an edit hands to this module (ssm.conv)
+            session._put(module._forward_pre_hooks, see, first=True)
         else:  # an edit of what the recurrence returned (ssm.scan) does not go back into its state
             session._put(module._forward_hooks, see, first=point.inside == "rg_lru")
 
 
 def states(session: "Session", point: Point) -> Tensor:
-    """The state after every token of this call."""
+    """The state after every token of this call.
+
+    Cost: a loop over the tokens, and the states of one layer twice in memory before `reduce` is applied.
+    """
     return RECURRENCES[point.inside].states(session.replays.pop(point.name))
 
 
@@ -54,7 +57,7 @@ def _begun(point: Point, kind: Recurrence, mixer: nn.Module, kwargs: dict[str, A
         return seen
     try:
         start = kind.kept(mixer, cache)
-        conv = cache.get_conv_state(mixer.layer_idx) if hasattr(mixer, "conv1d") else None
+        conv = cache.get_conv_state(mixer.layer_idx) if kind.convolves else None
     except AttributeError:
         raise ModelError(
             f"{point.name}: this model was given a {type(cache).__name__}, which does not tell its recurrent states.\n"

@@ -83,9 +83,10 @@ def verify(model: Model, inputs: Any = None, tolerance: float | None = None, wit
     """Prove every offered name on this very model, numerically, and withdraw what fails.
 
     resid_pre + attn_out + mlp_out = resid_post; pattern rows sum to 1 and pattern @ v = z; z and mlp.act through their
-    projections; weights times experts; recurrent states through their readout, and beside the model's own cache; head(final_norm) = logits; and edits that must act where the name says so,
-    on the first, a middle and the last layer. inputs: anything `ins.run` takes, without padding; a small seeded probe
-    when left out. tolerance: relative, from the dtype when left out. withdraw=False: only report.
+    projections; recurrent states through their readout, and beside the model's own cache; weights times experts;
+    head(final_norm) = logits; and edits that must act where the name says so, on the first, a middle and the last
+    layer. inputs: anything `ins.run` takes, without padding; a small seeded probe when left out. tolerance: relative,
+    from the dtype when left out. withdraw=False: only report.
     The model is evaluated in eval mode and left in the mode it was in. Every layer is proved from one forward pass.
     Cost: some 20 to 60 short forward passes. Raises InputError when there is no probe for this module.
     """

@@ -38,6 +38,7 @@ FALCON_H1 = Family(
         "embed": "before embedding_multiplier",
         "ssm.gate": "cut from a scaled projection, which no module receives or returns",
         "ssm.dt": "cut from a scaled projection, which no module receives or returns",
+        "ssm.state": "to read",
         "ssm.conv": "the convolution runs as a function: no module receives or returns it",
         "ssm.B": "cut from the convolution's result, which no module receives or returns",
         "ssm.C": "cut from the convolution's result, which no module receives or returns",

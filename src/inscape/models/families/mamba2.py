@@ -33,6 +33,7 @@ MAMBA2 = Family(
         "ssm.C": "cut from the convolution's result, which no module receives or returns",
         "ssm.gate": "before its activation function",
         "ssm.dt": "one a head, before its bias and softplus",
+        "ssm.state": "to read",
         "ssm.scan": "what the recurrence gives, with the skip D, before gate and norm",
         "ssm.y": "after gate and norm",
     },

@@ -29,6 +29,7 @@ QWEN3_NEXT = Family(
         **SHARED_NOTES,
         "attn.z": "after the output gate: what the output projection reads, not pattern times values alone",
         "ssm.y": "after gate and norm",
+        "ssm.state": "to read: a matrix a value head, from keys to values",
         "ssm.gate": "interleaved by key head in @model.layers.{i}.linear_attn.in_proj_qkvz",
         "ssm.dt": "interleaved by key head in @model.layers.{i}.linear_attn.in_proj_ba",
         "ssm.conv": "the convolution runs as a function: no module receives or returns it",

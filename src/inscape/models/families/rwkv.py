@@ -35,6 +35,7 @@ RWKV = Family(
         "attn": "a recurrence without heads or pattern: read ssm_out, ssm.y, ssm.k, ssm.v, ssm.gate",
         "resid_pre": "layer 0: after its first norm; in eval mode every rescale_every layers halve the stream",
         "ssm.gate": "receptance, before its sigmoid",
+        "ssm.state": "to read: numerator and denominator, both over exp of the third part, their scale",
         "ssm.y": "gated by receptance",
         "mlp.act": "the down projection's output is gated by receptance before it is added",
         "padding": "the model ignores the attention mask: pad on the right only",

@@ -43,6 +43,7 @@ ZAMBA2 = Family(
         "ssm.C": "cut from the convolution's result, which no module receives or returns",
         "ssm.gate": "before its activation function",
         "ssm.dt": "one a head, before its bias and softplus",
+        "ssm.state": "to read, its step sizes limited by time_step_min except in one-token cached steps",
         "ssm.scan": "what the recurrence gives, with the skip D, before gate and norm",
         "ssm.y": "after gate and norm",
     },
