@@ -65,6 +65,9 @@ def inner(ev: Evidence, stack: Stack, block: Block) -> None:
     if post is None:
         return
     for short, point in block.points.items():
+        if point.kind == "state":
+            ev.read_only.add(point.name)
+            continue
         part = _part_of(short, names)
         if short in STREAM or short in names or part is None or ev.of(block, short) is None:
             continue

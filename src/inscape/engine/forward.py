@@ -57,6 +57,8 @@ def run(
     prepared.kwargs.update(model_kwargs)
     if "use_cache" not in prepared.kwargs and accepts_cached(model.module):
         prepared.kwargs["use_cache"] = False
+    if grad and metric is not None:
+        _check_on_the_way(tasks)
     columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
     if prepared.mask is not None:
         columns.prompt = prepared.mask.shape[1]
@@ -185,6 +187,16 @@ def _trace(session: Session, reads: dict, prepared: Inputs, kept: Any) -> Trace:
             label = f"{edit.label or 'edit'} @ {edit.site}"
             trace.fired[label] = trace.fired.get(label, 0) + session.edit_fired.get(id(edit), 0)
     return trace
+
+
+def _check_on_the_way(tasks: list[Task]) -> None:
+    """Refuse a gradient that would read 0 because no output is made of the value."""
+    beside = next((t.point.name for t in tasks if t.read and t.point.kind == "state"), None)
+    if beside is not None:
+        raise InputError(
+            f"{beside} has no gradient: it is replayed beside the model, and the metric is not made of it.\n"
+            "  leave it out of read=, or take the gradient at ssm.y of the same layer."
+        )
 
 
 def _gradients(

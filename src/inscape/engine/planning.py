@@ -119,6 +119,7 @@ def tasks_of(
         for name in names_of(model, edit.site):
             concrete = _with_span(at_site(edit, name), model, inputs)
             _check_axes(concrete, point_of(model, name))
+            _check_place(point_of(model, name), model)
             task(name).edits.append(concrete)
             for needed in edit.needs:
                 task(f"{name.rsplit('.', 1)[0]}.{needed}").hold = True
@@ -138,6 +139,20 @@ def _check_axes(edit: Edit, point: Point) -> None:
         raise EditError(
             f"{point.name} holds expert indices, not numbers to add to; use router.logits, or ins.replace with indices."
         )
+
+
+def _check_place(point: Point, model: Model) -> None:
+    """Refuse an edit of what is computed beside the model."""
+    if point.kind != "state":
+        return
+    layer = point.name.removesuffix("state")
+    written = [n for n in ("in", "dt", "B", "k", "v") if layer + n in model.points]
+    read = [n for n in ("C", "scan", "y") if layer + n in model.points]
+    raise EditError(
+        f"{point.name} is for reading: it is replayed beside the model, which takes no changed state back.\n"
+        f"  edit what writes it ({', '.join('ssm.' + n for n in written)}), "
+        f"or what is made of it ({', '.join('ssm.' + n for n in read)})."
+    )
 
 
 def _with_span(edit: Edit, model: Model, inputs: Inputs | None) -> Edit:

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from inscape.core.edit import Edit, apply
 from inscape.core.errors import EditError, NotFiniteError, NotFiredError, ShapeError
 from inscape.core.step import Step
+from inscape.engine import replay
+from inscape.engine.recurrences import Seen
 from inscape.engine.views import take, unview, view
 from inscape.models.points import Point
 
@@ -67,6 +69,7 @@ class Session:
     fired: dict[str, int] = field(default_factory=dict)
     edit_fired: dict[int, int] = field(default_factory=dict)
     held: dict[str, Tensor] = field(default_factory=dict)
+    replays: dict[str, Seen] = field(default_factory=dict)
     before: Callable[..., Any] | None = None  # called with (args, kwargs) before every forward of the root
 
     def __post_init__(self) -> None:
@@ -103,6 +106,9 @@ class Session:
                     self._put(module._forward_pre_hooks, _in_hook(self, tasks), module._forward_pre_hooks_with_kwargs)
             if any(t.point.kind == "head_out" for t in self.tasks):
                 self._hold_head_outs()
+            for task in self.tasks:
+                if task.point.kind == "state":
+                    replay.watch(self, task.point)
             if taps:
                 from inscape.engine.attention import tapped
 
@@ -151,6 +157,7 @@ class Session:
         while self._exits:
             self._exits.pop()()
         self.held.clear()
+        self.replays.clear()
 
     def mine(self) -> bool:
         """Is this call in the session's thread, or in one of autograd's own?"""
@@ -343,6 +350,9 @@ def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
     step = session.step_of(session, point.prefix, x)
     if point.kind == "head_out":
         return _at_head_out(session, task, x, step)
+    if point.kind == "state":
+        session.visit(task, replay.states(session, point), step)
+        return x
     seen = view(point, x, step)
     new = session.visit(task, seen, step)
     return x if new is seen else unview(point, new, x)

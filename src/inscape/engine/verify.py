@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inscape.core.errors import InscapeError
-from inscape.engine import causal, proofs
+from inscape.engine import causal, proofs, states
 from inscape.engine.evidence import Evidence, gap, tolerance_for, twin_of
 from inscape.engine.probe import evaluating, main_output, probe_inputs, record
 from inscape.models.family import Stack
@@ -83,9 +83,10 @@ def verify(model: Model, inputs: Any = None, tolerance: float | None = None, wit
     """Prove every offered name on this very model, numerically, and withdraw what fails.
 
     resid_pre + attn_out + mlp_out = resid_post; pattern rows sum to 1 and pattern @ v = z; z and mlp.act through their
-    projections; weights times experts; head(final_norm) = logits; and edits that must act where the name says so,
-    on the first, a middle and the last layer. inputs: anything `ins.run` takes, without padding; a small seeded probe
-    when left out. tolerance: relative, from the dtype when left out. withdraw=False: only report.
+    projections; recurrent states through their readout, and beside the model's own cache; weights times experts;
+    head(final_norm) = logits; and edits that must act where the name says so, on the first, a middle and the last
+    layer. inputs: anything `ins.run` takes, without padding; a small seeded probe when left out. tolerance: relative,
+    from the dtype when left out. withdraw=False: only report.
     The model is evaluated in eval mode and left in the mode it was in. Every layer is proved from one forward pass.
     Cost: some 20 to 60 short forward passes. Raises InputError when there is no probe for this module.
     """
@@ -112,7 +113,7 @@ def _gathered(model: Model, inputs: Any, tolerance: float) -> tuple[Evidence, bo
     plain = main_output(record(model, inputs, ())[2])
     points = model.resolved.points
     failed: dict[str, str] = {}
-    raw = [name for stack, blocks in model.resolved.stacks for b in blocks for name in proofs.raw_sites(stack, b)]
+    raw = [n for stack, bs in model.resolved.stacks for b in bs for n in (*proofs.raw_sites(stack, b), *states.raw(b))]
     names = _affordable(model)
     try:
         values, fired, out = record(model, inputs, [*names, *dict.fromkeys(raw)])
@@ -197,8 +198,9 @@ def _prove(ev: Evidence, stack: Stack, blocks: tuple[Block, ...]) -> None:
     for block in blocks:
         for inner in ("attn", "cross"):
             _tried(ev, block, proofs.attention, stack, inner)
-        for proof in (proofs.projections, proofs.norms, proofs.heads, proofs.experts):
+        for proof in (proofs.projections, proofs.norms, proofs.heads, proofs.experts, states.read_out):
             _tried(ev, block, proof, stack)
+    states.cached(ev, blocks)
     causal.by_hand(ev, blocks, "attn", "attn_out")
     causal.by_hand(ev, blocks, "cross", "cross_out")
 

@@ -65,6 +65,7 @@ class Stack:
         the bare model and wrapped models are found by dropping or adding leading names.
     sites: canonical name -> tap(s) within a block ("resid_post": "", "mlp.act": "mlp.down_proj:in").
     attention, cross: the module(s) that call transformers' attention interface: offers q, k, v, scores, pattern.
+    recurrence: the kind of recurrence in the mixer (a key of `engine.recurrences.RECURRENCES`): offers ssm.state.
     experts: the module that holds stacked experts behind transformers' experts interface.
     adds: how the parts enter the stream. "sequential": each after the other, with a middle; "parallel": side by side;
         "post_norm": the stream is normalised after every addition, by `norms` in order; "other": not a plain sum.
@@ -80,6 +81,7 @@ class Stack:
     attention: Taps | None = None
     cross: Taps | None = None
     experts: Taps | None = None
+    recurrence: str = ""
     adds: str = "sequential"
     norms: tuple[str, ...] = ()
     prefix: str = ""

@@ -25,11 +25,11 @@ LAYER: dict[str, tuple[str, str]] = {
     "ssm.dt": ("batch pos d_dt", "step sizes"),
     "ssm.B": ("batch pos d_state", "input maps of the state"),
     "ssm.C": ("batch pos d_state", "output maps of the state"),
-    "ssm.y": ("batch pos d_inner", "what the output projection of the mixer reads"),
-    "ssm.state": ("batch pos d_inner d_state", "recurrent state after each token"),
-    "ssm.scan": ("batch pos d_inner", "what the recurrence gives, before gate and norm"),
     "ssm.k": ("batch pos d_inner", "keys of the time mixing"),
     "ssm.v": ("batch pos d_inner", "values of the time mixing"),
+    "ssm.state": ("batch pos d_inner d_state", "recurrent state after each token, in float32, to read"),
+    "ssm.scan": ("batch pos d_inner", "what the recurrence gives, before gate and norm"),
+    "ssm.y": ("batch pos d_inner", "what the output projection of the mixer reads"),
     "ssm_out": (STREAM, "what the state-space mixer adds to the stream"),
     "resid_mid": (STREAM, "the residual stream between attention and MLP"),
     "mlp.in": (STREAM, "what the MLP reads, after its norm"),
@@ -52,6 +52,14 @@ ROOT: dict[str, tuple[str, str]] = {
     "embed": (STREAM, "output of the embedding module"),
     "final_norm": (STREAM, "the stream after the last norm: what the head reads"),
     "logits": ("batch pos vocab", "scores of the next token (or of the classes)"),
+}
+# kind of recurrence -> axes of its state
+STATES: dict[str, str] = {
+    "mamba": "batch pos d_inner d_state",
+    "mamba2": "batch pos head d_head d_state",
+    "delta": "batch pos head d_k d_v",
+    "rg_lru": "batch pos d_inner",
+    "wkv": "batch pos d_inner part",
 }
 ATTENTION = ("q", "k", "v", "scores", "pattern")
 

@@ -15,8 +15,10 @@ class Point:
     """One site of one model: the module where it is met, and how to see it in what the module takes or gives.
 
     kind: "module" (a module boundary), "attention" (inside the attention function), "head_out" (from z and the output
-        projection), "expert" (one expert of a stack).
-    after: for head_out, the point of z. index: for an expert, its number. heads: entries of the head axis.
+        projection), "expert" (one expert of a stack), "state" (replayed from what a recurrent mixer shows).
+    after: for head_out, the point of z; for a state, that of its mixer. index: for an expert, its number.
+    inside: which of the attention function's values; for a state, the kind of recurrence. heads: entries of the head
+        axis.
     stream: for a middle of the stream that is seen where a norm reads it, the block past that norm: an edit there must
         reach the residual branch too.
     rules: what the model does to the value after the module, in order (soft cap, multipliers of the head).
@@ -196,6 +198,7 @@ def _block(modules: Modules, path: str, name: str, stack: Stack, config: Any) ->
                 ),
             )  # fmt: skip
     _head_out(points, name, stack, modules)
+    _state(points, name, stack)
     _experts(points, name, stack, modules, sub)
     return Block(name, modules.by_name[path], dict(sorted(points.items(), key=lambda item: meanings.order(item[0]))))
 
@@ -208,6 +211,18 @@ def _head_out(points: dict[str, Point], name: str, stack: Stack, modules: Module
     points["attn.head_out"] = Point(
         f"{name}.attn.head_out", "head_out", out.module, out.path, tuple(axes.split()), meaning, stack.prefix, out.side,
         out.index, out.part, out.span, out.scale, heads=z.heads, after=(z,),
+    )  # fmt: skip
+
+
+def _state(points: dict[str, Point], name: str, stack: Stack) -> None:
+    """Where the output projection is called, everything the state is made of has been seen."""
+    y, mixer = points.get("ssm.y"), points.get("ssm_out")
+    if not stack.recurrence or y is None or mixer is None:
+        return
+    axes, meaning = meanings.STATES[stack.recurrence], meanings.of("ssm.state")[1]
+    points["ssm.state"] = Point(
+        f"{name}.ssm.state", "state", y.module, y.path, tuple(axes.split()), meaning, stack.prefix, y.side,
+        inside=stack.recurrence, after=(mixer,),
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ JAMBA = Family(
                 "router.weights": "feed_forward.experts:in@2",
                 "mlp_out": "feed_forward",
             },
+            recurrence="mamba",
             attention="self_attn",
             experts="feed_forward.experts",
             embed="model.embed_tokens",
@@ -39,8 +40,9 @@ JAMBA = Family(
     notes={
         **MOE_NOTES,
         "ssm.gate": "before its activation function",
-        "ssm.conv": "after the convolution's activation function",
+        "ssm.conv": "after the convolution's activation function; an edit reaches dt, B and C, not the input itself",
         "ssm.dt": "of rank mamba_dt_rank, before the projection to all channels and softplus",
+        "ssm.state": "to read; several tokens after a cached one begin anew in transformers, and so does it",
         "ssm.y": "gated, with the skip D",
     },
 )

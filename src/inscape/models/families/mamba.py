@@ -11,6 +11,7 @@ MAMBA = Family(
         Stack(
             blocks="backbone.layers",
             sites={**STREAM, **MIXER},
+            recurrence="mamba",
             embed="backbone.embeddings",
             final_norm="backbone.norm_f",
         ),
@@ -21,10 +22,11 @@ MAMBA = Family(
         "mlp": "there is no MLP; what the mixer adds is ssm_out",
         "resid_mid": "one part a layer: there is no middle",
         "ssm.gate": "before its activation function",
-        "ssm.conv": "after the convolution's activation function",
+        "ssm.conv": "after the convolution's activation function; an edit reaches dt, B and C, not the input itself",
         "ssm.dt": "of rank time_step_rank, before projection and softplus; Falcon-Mamba normalises it after",
         "ssm.B": "Falcon-Mamba normalises it after",
         "ssm.C": "Falcon-Mamba normalises it after",
+        "ssm.state": "to read; several tokens after a cached one begin anew in transformers, and so does it",
         "ssm.y": "gated, with the skip D",
     },
 )

@@ -26,6 +26,7 @@ RECURRENT_GEMMA = Family(
                 "mlp.act": "mlp_block.down_proj:in",
                 "mlp_out": "mlp_block",
             },
+            recurrence="rg_lru",
             attention="temporal_block if temporal_block.q_proj",
             embed="model.embed_tokens",
             final_norm="model.final_norm",
@@ -36,7 +37,8 @@ RECURRENT_GEMMA = Family(
     notes={
         "embed": "before it is scaled by sqrt(d_model)",
         "ssm.gate": "before its activation function",
-        "ssm.scan": "the recurrent state itself: it is one number a channel",
+        "ssm.scan": "the recurrent state itself, one number a channel; an edit acts on what is read out of it",
+        "ssm.state": "to read: ssm.scan before its edits, in float32",
         "ssm.dt": "the recurrence has no step size; its gates are computed inside rg_lru",
         "ssm.B": "the recurrence is diagonal: its gates are computed inside rg_lru",
         "ssm.C": "the recurrence is diagonal: its gates are computed inside rg_lru",
