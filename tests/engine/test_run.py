@@ -196,3 +196,22 @@ def test_reduce_keeps_only_what_is_wanted() -> None:
     both = ins.run(model, rows, read={"a": (site, "last"), "b": ("layers.0.resid_post", lambda x: x[..., 0])})
     assert both["a"].shape == (2, 32)
     assert both["b"].shape == (2, 5)
+
+
+def test_one_site_can_be_kept_in_two_ways_at_once() -> None:
+    model, rows = gpt2(), [[1, 2, 3], [4, 5]]
+    read = {
+        "end": ("layers.1.resid_post", "last"),
+        "size": ("layers.1.resid_post", "norm"),
+        "all": "layers.1.resid_post",
+    }
+    trace = ins.run(model, rows, read=read)
+    for label, (site, how) in {
+        "end": ("layers.1.resid_post", "last"),
+        "size": ("layers.1.resid_post", "norm"),
+        "all": ("layers.1.resid_post", None),
+    }.items():
+        torch.testing.assert_close(trace[label], ins.run(model, rows, read=site, reduce=how)[site], rtol=0, atol=0)
+    out = ins.generate(model, rows, read=read, max_new_tokens=3)
+    assert out.trace["all"].shape == (2, 6, 32)
+    assert out.trace["end"].shape == (2, 4, 32)

@@ -180,7 +180,7 @@ def _last_logits(model: Model, prepared: Inputs) -> Iterator[None]:
 
 def _trace(session: Session, reads: dict, prepared: Inputs, kept: Any) -> Trace:
     source = session.values
-    values = {label: source[site] for label, (site, _) in reads.items()}
+    values = {label: source[label] for label in reads}
     trace = Trace(values, prepared.tokens, prepared.mask, dict(session.fired), output_=kept)
     for task in session.tasks:
         for edit in task.edits:

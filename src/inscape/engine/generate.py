@@ -191,7 +191,7 @@ def _feed_last(module: Any, last: dict[str, Any], tokens: Tensor) -> None:
 def _trace(session: Session, reads: dict, prepared: Inputs, sequences: Tensor, new: Tensor, module: Any) -> Trace:
     values = {}
     for label, (site, keep) in reads.items():
-        parts = session.values.get(site, [])
+        parts = session.values.get(label, [])
         values[label] = (
             _joined(parts, session, site)
             if keep is None

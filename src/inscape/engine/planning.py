@@ -110,9 +110,10 @@ def tasks_of(
             tasks[name] = Task(point_of(model, name))
         return tasks[name]
 
-    for name, keep in reads.values():
+    for label, (name, keep) in reads.items():
         it = task(name)
-        it.read, it.keep = True, keep
+        it.read = True
+        it.keeps[label] = keep
     for edit in edits:
         if not isinstance(edit, Edit):
             raise EditError(f"edits= takes edits such as ins.add(direction); got {type(edit).__name__}.")

@@ -45,7 +45,7 @@ class Task:
     edits: list[Edit] = field(default_factory=list)
     read: bool = False
     hold: bool = False  # keep the value for an edit at a later point of the same layer
-    keep: Callable[[Tensor, Step], Tensor] | None = None
+    keeps: dict[str, Callable[[Tensor, Step], Tensor] | None] = field(default_factory=dict)  # by the name of the result
 
     @cached_property
     def is_plain_read(self) -> bool:
@@ -196,14 +196,14 @@ class Session:
             if x.requires_grad and not x.is_leaf:
                 x.retain_grad()
             self.graph[name] = x
-            value = x if task.keep is None else task.keep(x, step)
-        else:
-            value = task.keep(x, step) if task.keep is not None else x
-            value = value.to(self.device, copy=True) if self.device is not None else value.clone()
-        if self.many:
-            self.values.setdefault(name, []).append(value)
-        else:
-            self.values[name] = value
+        for label, keep in (task.keeps or {name: None}).items():
+            value = x if keep is None else keep(x, step)
+            if not self.grad:
+                value = value.to(self.device, copy=True) if self.device is not None else value.clone()
+            if self.many:
+                self.values.setdefault(label, []).append(value)
+            else:
+                self.values[label] = value
         return x
 
     def seen(self, task: Task) -> None:
@@ -276,6 +276,7 @@ def _out_hook(session: Session, tasks: list[Task]) -> Callable:
     owner, get_ident = session.owner, threading.get_ident
     if len(tasks) == 1 and not (session.grad or session.many) and tasks[0].is_plain_read:
         task, name = tasks[0], tasks[0].point.name
+        (label,) = task.keeps or (name,)
         values, fired, device = session.values, session.fired, session.device
 
         def read_only(module: nn.Module, args: Any, out: Any) -> None:  # the common case, kept short: ~4 us
@@ -284,7 +285,7 @@ def _out_hook(session: Session, tasks: list[Task]) -> Callable:
             x = out if isinstance(out, Tensor) else out[0]
             if x.ndim == 2:  # tokens flattened into rows
                 x = view(task.point, x, session.step_of(session, task.point.prefix, x))
-            values[name] = x.clone() if device is None else x.to(device, copy=True)
+            values[label] = x.clone() if device is None else x.to(device, copy=True)
             fired[name] = fired.get(name, 0) + 1
             session.seen(task)
 
@@ -342,7 +343,7 @@ def _is_plain_read(task: Task) -> bool:
     p = task.point
     plain = p.kind == "module" and not (p.index or p.part or p.span or p.scale or p.heads or p.rules)
     fixed = len(p.axes) == 3 and "expert" not in p.axes and "choice" not in p.axes
-    return plain and fixed and task.read and not (task.edits or task.hold or task.keep)
+    return plain and fixed and task.read and not (task.edits or task.hold) and list(task.keeps.values()) in ([], [None])
 
 
 def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
