@@ -1,143 +1,57 @@
-"""Inside the attention function: q, k, v, scores and pattern of the asked layers only, through transformers' registry.
+"""Inside attention: q, k, v, scores and pattern of one call, and the arithmetic that ties them together.
 
-Each asked attention module gets a shallow copy of its configuration that names our function; masks are made by the
-model from its own configuration, so they stay what they were, and every other layer keeps its kernel. Reading scores
-or pattern computes them beside the model's own kernel, whose output goes on untouched; editing them computes the
-output by hand. The arithmetic: softmax(softcap(q k' * scaling) + bias + mask [, sinks]) v, in float32 or wider.
+Two ways lead here: transformers' registry of attention functions (`attention_registry`), and the torch calls of
+modules that compute attention themselves (`attention_calls`). Reading scores or pattern computes them beside the
+model's own kernel, whose output goes on untouched; editing them computes the output by hand.
+The arithmetic: softmax(softcap(q k' * scaling) + bias + mask [, sinks]) v, in float32 or wider.
 """
 
-import copy
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inscape.core.errors import ModelError
 from inscape.core.step import Step
 from inscape.engine.session import Session, Task
 
-NAME = "inscape"  # a name with "sdpa", "flash" or "/" in it is treated specially by transformers
-_LOCK = threading.Lock()
-_HELD: dict[nn.Module, tuple[Any, list[Any]]] = {}  # module -> its own config, taps in force (several sessions)
 
+class Tap:
+    """One session's reads and edits in one attention module; tensors come in as [batch, head, pos, d_head]."""
 
-def tapped(session: Session, wanted: dict[nn.Module, list[Task]]) -> Callable[[], None]:
-    """Put the session's taps into force; returns what takes them away again."""
-    _register()
-    entered: list[tuple[nn.Module, Any]] = []
-    with _LOCK:
-        for module, tasks in wanted.items():
-            if getattr(module, "config", None) is None or not hasattr(module.config, "_attn_implementation"):
-                raise ModelError(
-                    f"{tasks[0].point.name}: {tasks[0].point.path} does not use transformers' attention interface."
-                )
-            tap = _Tap(session, {t.point.inside: t for t in tasks})
-            if module not in _HELD:
-                own: Any = copy.copy(module.config)
-                own._inscape_base = own._attn_implementation
-                own._inscape_taps = []
-                own._attn_implementation_internal = NAME
-                _HELD[module] = (module.config, own._inscape_taps)
-                module.config = own
-            _HELD[module][1].append(tap)
-            entered.append((module, tap))
+    def __init__(self, session: Session, tasks: Sequence[Task]) -> None:
+        self.session, self.tasks = session, {t.point.inside: t for t in tasks}
 
-    def leave() -> None:
-        with _LOCK:
-            for module, tap in entered:
-                config, taps = _HELD[module]
-                taps.remove(tap)
-                if not taps:
-                    module.config = config
-                    del _HELD[module]
+    def seen(self, *names: str) -> None:
+        """Count these as done, everything when none is named; may stop the forward."""
+        for name in names or self.tasks:
+            if name in self.tasks:
+                self.session.seen(self.tasks[name])
 
-    return leave
+    def maps(self, scores_of: Callable[[], Tensor], pattern_of: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Visit scores and pattern. Returns the pattern that goes on, None where the model's own kernel may do it.
 
-
-_registered: list[bool] = []
-
-
-def _register() -> None:
-    """Make our function known to transformers, once; it does nothing unless a module's configuration names it."""
-    if not _registered:
-        from transformers.modeling_utils import AttentionInterface
-
-        AttentionInterface.register(NAME, _dispatch)
-        _registered.append(True)
-
-
-def _dispatch(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any = None,
-    scaling: Any = None,
-    **kw: Any,
-) -> Any:
-    config: Any = module.config
-    kind = config._inscape_base
-
-    def base(q: Tensor, k: Tensor, v: Tensor) -> Any:
-        if kind == "eager":
-            return sys.modules[type(module).__module__].eager_attention_forward(
-                module, q, k, v, attention_mask, scaling=scaling, **kw
-            )
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        return ALL_ATTENTION_FUNCTIONS[kind](module, q, k, v, attention_mask, scaling=scaling, **kw)
-
-    call: Callable = base
-    for tap in config._inscape_taps:
-        if tap.session.mine():
-            call = tap.around(call, module, attention_mask, scaling, kw)
-    return call(query, key, value)
-
-
-class _Tap:
-    """One session's reads and edits in one attention call."""
-
-    def __init__(self, session: Session, tasks: dict[str, Task]) -> None:
-        self.session, self.tasks = session, tasks
-
-    def around(self, inner: Callable, module: nn.Module, mask: Any, scaling: Any, kw: dict) -> Callable:
-        def call(q: Tensor, k: Tensor, v: Tensor) -> Any:
-            out = self._run(inner, module, q, k, v, mask, scaling, kw)
-            for task in self.tasks.values():
-                self.session.seen(task)
-            return out
-
-        return call
-
-    def _run(
-        self, inner: Callable, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, scaling: Any, kw: dict
-    ) -> Any:
-        q = self._heads("q", q, q.shape[2])
-        k = self._heads("k", k, q.shape[2])
-        v = self._heads("v", v, q.shape[2])
+        pattern_of: from the scores, which are the very tensor that `scores_of` made where no edit touched them.
+        """
         scores_task, pattern_task = self.tasks.get("scores"), self.tasks.get("pattern")
         if scores_task is None and pattern_task is None:
-            return inner(q, k, v)
-        scores = scores_of(module, q, k, mask, scaling, kw)
-        step = self._step(scores_task or pattern_task, q.shape[0], q.shape[2])  # type: ignore[arg-type]
-        changed = False
+            return None
+        scores = scores_of()
+        step = self._step(scores_task or pattern_task, scores.shape[0], scores.shape[2])  # type: ignore[arg-type]
+        goes_on = self.session.grad  # with a graph, scores and pattern must lie on the way to the output
         if scores_task is not None:
             new = self.session.visit(scores_task, scores, step)
-            changed, scores = new is not scores, new
-        pattern = softmax_of(scores, kw).to(q.dtype)
+            goes_on, scores = goes_on or new is not scores, new
+        if pattern_task is None and not goes_on:
+            return None
+        pattern = pattern_of(scores)
         if pattern_task is not None:
             new = self.session.visit(pattern_task, pattern, step)
-            changed, pattern = changed or new is not pattern, new
-        if not changed and not self.session.grad:  # with a graph, scores and pattern must lie on the way to the output
-            return inner(q, k, v)
-        wide = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
-        return (pattern.to(wide.dtype) @ wide).transpose(1, 2).contiguous(), pattern
+            goes_on, pattern = goes_on or new is not pattern, new
+        return pattern if goes_on else None
 
-    def _heads(self, name: str, x: Tensor, n_queries: int) -> Tensor:
-        """q, k or v as [batch, pos, head, d_head]; in a cached step keys and values hold the past too.
+    def heads(self, name: str, x: Tensor, n_queries: int) -> Tensor:
+        """Visit q, k or v, seen as [batch, pos, head, d_head]; in a cached step keys and values hold the past too.
 
         Edits see every column the cache holds, so that a cached step gives what one long forward gives (the cache
         itself keeps the unedited values); records keep the new columns only.
@@ -207,3 +121,9 @@ def softmax_of(scores: Tensor, kw: dict) -> Tensor:
         return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
     dead = (scores == -torch.inf).all(-1, keepdim=True)
     return scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0)
+
+
+def by_hand(pattern: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """What the heads bring, [batch, head, query, d_head], with the kernel's own dropout on the pattern."""
+    wide = v.repeat_interleave(pattern.shape[1] // v.shape[1], 1)
+    return nn.functional.dropout(pattern.to(wide.dtype), dropout) @ wide

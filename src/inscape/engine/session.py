@@ -103,7 +103,7 @@ class Session:
             if any(t.point.kind == "head_out" for t in self.tasks):
                 self._hold_head_outs()
             if taps:
-                from inscape.engine.attention import tapped
+                from inscape.engine.attention_registry import tapped
 
                 self._exits.append(tapped(self, taps))
             if experts:
