@@ -28,27 +28,10 @@ class Tap:
             if name in self.tasks:
                 self.session.seen(self.tasks[name])
 
-    def maps(self, scores_of: Callable[[], Tensor], pattern_of: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Visit scores and pattern. Returns the pattern that goes on, None where the model's own kernel may do it.
-
-        pattern_of: from the scores, which are the very tensor that `scores_of` made where no edit touched them.
-        """
-        scores_task, pattern_task = self.tasks.get("scores"), self.tasks.get("pattern")
-        if scores_task is None and pattern_task is None:
-            return None
-        scores = scores_of()
-        step = self._step(scores_task or pattern_task, scores.shape[0], scores.shape[2])  # type: ignore[arg-type]
-        goes_on = self.session.grad  # with a graph, scores and pattern must lie on the way to the output
-        if scores_task is not None:
-            new = self.session.visit(scores_task, scores, step)
-            goes_on, scores = goes_on or new is not scores, new
-        if pattern_task is None and not goes_on:
-            return None
-        pattern = pattern_of(scores)
-        if pattern_task is not None:
-            new = self.session.visit(pattern_task, pattern, step)
-            goes_on, pattern = goes_on or new is not pattern, new
-        return pattern if goes_on else None
+    def visit(self, name: str, x: Tensor) -> Tensor:
+        """Visit scores or pattern, [batch, head, query, key]."""
+        task = self.tasks[name]
+        return self.session.visit(task, x, self._step(task, x.shape[0], x.shape[2]))
 
     def heads(self, name: str, x: Tensor, n_queries: int) -> Tensor:
         """Visit q, k or v, seen as [batch, pos, head, d_head]; in a cached step keys and values hold the past too.
@@ -80,6 +63,39 @@ class Tap:
     def _step(self, task: Task, batch: int, n_queries: int) -> Step:
         x = torch.empty(batch, n_queries, device="meta")
         return self.session.step_of(self.session, task.point.prefix, x)
+
+
+def heads(taps: Sequence[Tap], name: str, x: Tensor, n_queries: int) -> Tensor:
+    """q, k or v after every session's visit, in the order in which they were entered."""
+    for tap in taps:
+        x = tap.heads(name, x, n_queries)
+    return x
+
+
+def maps(
+    taps: Sequence[Tap], scores_of: Callable[[], Tensor], pattern_of: Callable[[Tensor, bool], Tensor]
+) -> Tensor | None:
+    """Visit scores and pattern. Returns the pattern that goes on, None where the model's own kernel may do it.
+
+    pattern_of: from the scores, and whether they are no longer the model's own.
+    """
+    asked = [tap for tap in taps if "scores" in tap.tasks or "pattern" in tap.tasks]
+    if not asked:
+        return None
+    goes_on = any(tap.session.grad for tap in asked)  # in a graph, both must lie on the way to the output
+    scores = scores_of()
+    for tap in asked:
+        if "scores" in tap.tasks:
+            new = tap.visit("scores", scores)
+            goes_on, scores = goes_on or new is not scores, new
+    if not goes_on and not any("pattern" in tap.tasks for tap in asked):
+        return None
+    pattern = pattern_of(scores, goes_on)
+    for tap in asked:
+        if "pattern" in tap.tasks:
+            new = tap.visit("pattern", pattern)
+            goes_on, pattern = goes_on or new is not pattern, new
+    return pattern if goes_on else None
 
 
 def scores_of(module: nn.Module, q: Tensor, k: Tensor, mask: Any, scaling: Any, kw: dict) -> Tensor:

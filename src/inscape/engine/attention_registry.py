@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from inscape.core.errors import ModelError
-from inscape.engine.attention import Tap, by_hand, scores_of, softmax_of
+from inscape.engine.attention import Tap, by_hand, heads, maps, scores_of, softmax_of
 from inscape.engine.session import Session, Task
 
 NAME = "inscape"  # a name with "sdpa", "flash" or "/" in it is treated specially by transformers
@@ -87,24 +87,15 @@ def _dispatch(
 
         return ALL_ATTENTION_FUNCTIONS[kind](module, q, k, v, attention_mask, scaling=scaling, **kw)
 
-    call: Callable = base
-    for tap in config._inscape_taps:
-        if tap.session.mine():
-            call = _around(tap, call, module, attention_mask, scaling, kw)
-    return call(query, key, value)
-
-
-def _around(tap: Tap, inner: Callable, module: nn.Module, mask: Any, scaling: Any, kw: dict) -> Callable:
-    def call(q: Tensor, k: Tensor, v: Tensor) -> Any:
-        q, k, v = (tap.heads(name, x, q.shape[2]) for name, x in (("q", q), ("k", k), ("v", v)))
-        pattern = tap.maps(
-            lambda: scores_of(module, q, k, mask, scaling, kw), lambda scores: softmax_of(scores, kw).to(q.dtype)
-        )
-        if pattern is None:
-            out = inner(q, k, v)
-        else:
-            out = by_hand(pattern, v, kw.get("dropout", 0.0)).transpose(1, 2).contiguous(), pattern
+    taps = [tap for tap in config._inscape_taps if tap.session.mine()]
+    q, k, v = (heads(taps, name, x, query.shape[2]) for name, x in (("q", query), ("k", key), ("v", value)))
+    pattern = maps(
+        taps, lambda: scores_of(module, q, k, attention_mask, scaling, kw), lambda s, _: softmax_of(s, kw).to(q.dtype)
+    )
+    if pattern is None:
+        out = base(q, k, v)
+    else:
+        out = by_hand(pattern, v, kw.get("dropout", 0.0)).transpose(1, 2).contiguous(), pattern
+    for tap in taps:
         tap.seen()
-        return out
-
-    return call
+    return out
