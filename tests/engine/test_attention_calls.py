@@ -114,6 +114,32 @@ def test_a_cached_step_records_the_new_columns_and_scores_over_all_of_them(name:
         torch.testing.assert_close(got.trace[site], full[site][:, : got.trace[site].shape[1]], atol=2e-5, rtol=1e-4)
 
 
+@each_case
+def test_gradients_at_all_five_are_those_of_the_output(name: str, kernel: str) -> None:
+    model = ins.open(AutoModelForCausalLM.from_config(build(name).config, attn_implementation=kernel).double().eval())
+    model.module.load_state_dict(build(name).state_dict())
+    sites = [f"layers.1.attn.{n}" for n in NAMES]
+
+    def metric(out: object) -> torch.Tensor:
+        return out.logits[:, -1].pow(2).sum()  # type: ignore[attr-defined]
+
+    trace = ins.run(model, torch.tensor([ROWS[0]]), read=sites, grad=True, metric=metric)
+    generator = torch.Generator().manual_seed(0)
+    for site in sites:
+        d = torch.randn(trace[site].shape, generator=generator, dtype=torch.float64) * 1e-3
+        d = d.masked_fill(trace[site] == (-torch.inf if "scores" in site else 0), 0.0)
+        ends = [
+            ins.run(
+                model, torch.tensor([ROWS[0]]), edits=[ins.edit(site, lambda x, s=s, d=d: x + s * d)], metric=metric
+            )
+            for s in (1, -1)
+        ]
+        slope = float(ends[0].metric - ends[1].metric) / 2  # type: ignore[operator]
+        tolerance = 2e-3 if name.startswith("gpt") or name == "bloom" else 1e-4  # these compute scores in float32
+        assert slope == pytest.approx(float((trace.grads[site] * d).nan_to_num().sum()), rel=tolerance), site
+        assert float(trace.grads[site].abs().sum()) > 0
+
+
 def test_scores_are_q_k_with_the_models_own_bias_and_mask() -> None:
     trace = ins.run(opened("bloom", "eager"), torch.tensor([ROWS[0]]), read="layers.1.attn.*")
     q, k, scores = (trace[f"layers.1.attn.{n}"] for n in ("q", "k", "scores"))

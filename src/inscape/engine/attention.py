@@ -49,7 +49,7 @@ class Tap:
         is_cross = ".cross." in task.point.name  # keys and values are the encoder's: none of them is past
         if name == "q" or past <= 0 or is_cross:
             new = self.session.visit(task, seen, step)
-            return x if new is seen else new.transpose(1, 2)
+            return x if new is seen and not self.session.grad else new.transpose(1, 2)
         whole = Step(step.stop - total, step.stop, step.real, None, step.prompt, n_repeats=step.n_repeats)
         reading, task.read = task.read, False
         try:
@@ -57,8 +57,9 @@ class Tap:
         finally:
             task.read = reading
         if reading:
-            self.session.record(task, new[:, past:], step)
-        return x if new is seen else new.transpose(1, 2)
+            part = self.session.record(task, new[:, past:], step)
+            new = torch.cat([new[:, :past], part], 1) if self.session.grad else new
+        return x if new is seen and not self.session.grad else new.transpose(1, 2)
 
     def _step(self, task: Task, batch: int, n_queries: int) -> Step:
         x = torch.empty(batch, n_queries, device="meta")

@@ -360,7 +360,11 @@ def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
         return _at_head_out(session, task, x, step)
     seen = view(point, x, step)
     new = session.visit(task, seen, step)
-    return x if new is seen else unview(point, new, x)
+    if new is not seen or (session.grad and seen is not x):  # with a graph, what was recorded must lie on the path
+        back = unview(point, new, x)
+        is_same = new is seen and (point.scale is not None or point.rules)
+        return x.detach() + (back - back.detach()) if is_same else back  # undoing a rule would round the output
+    return x
 
 
 def _at_head_out(session: Session, task: Task, x: Tensor, step: Step) -> Tensor:
