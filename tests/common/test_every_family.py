@@ -41,6 +41,15 @@ def test_reading_every_site_changes_no_number(name: str) -> None:
     assert getattr(module, "config", None) is config
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attention_block_shows_its_queries_keys_values_scores_and_pattern(name: str) -> None:
+    blocks = [b for _, blocks in ins.open(build(name)).resolved.stacks for b in blocks]
+    for block in blocks:
+        for inner in ("attn", "cross"):
+            if f"{inner}.z" in block.points:
+                assert {f"{inner}.{n}" for n in ("q", "k", "v", "scores", "pattern")} <= set(block.points), block.name
+
+
 def call(module: nn.Module, inputs: object) -> object:
     with torch.no_grad():
         if isinstance(inputs, dict):

@@ -40,7 +40,7 @@ def test_a_transformer_without_a_table_gets_the_whole_set_of_proven_names(name: 
     assert found.bit_equal
     assert found.proven == found.offered
     wanted = {"resid_pre", "attn.in", "attn_out", "mlp.in", "mlp.pre", "mlp.act", "mlp_out", "resid_post"}
-    wanted |= {"attn.z"} if name != "tiny" else set()  # the number of heads of a plain module is not known
+    wanted |= {"attn.z", "attn.scores", "attn.pattern"}
     assert wanted <= set(model.blocks[1].points)
     assert "logits" in model.sites
     assert "embed" in model.sites
@@ -53,8 +53,20 @@ def test_attention_is_offered_where_the_model_calls_the_interface(name: str) -> 
     assert {f"layers.1.attn.{n}" for n in ("q", "k", "v", "scores", "pattern")} <= set(model.sites.names)
 
 
-@pytest.mark.parametrize("name", ["mpt", "xglm", "codegen", "deberta", "tiny"])
-def test_attention_is_not_offered_where_the_model_does_its_own(name: str) -> None:
+@pytest.mark.parametrize("name", ["mpt", "xglm", "codegen", "tiny"])
+def test_attention_is_offered_where_the_model_computes_it_itself(name: str) -> None:
+    model, _ = inferred(name)
+    assert {f"layers.1.attn.{n}" for n in ("q", "k", "v", "scores", "pattern", "z")} <= set(model.sites.names)
+
+
+def test_of_disentangled_attention_only_what_has_a_meaning_is_offered() -> None:
+    model, _ = inferred("deberta")
+    assert {f"layers.1.attn.{n}" for n in ("v", "scores", "pattern")} <= set(model.sites.names)
+    assert not {"layers.1.attn.q", "layers.1.attn.k"} & set(model.sites.names)
+
+
+@pytest.mark.parametrize("name", ["torch_encoder", "mlp"])
+def test_attention_is_not_offered_where_none_is_seen(name: str) -> None:
     model, _ = inferred(name)
     assert "layers.1.attn.pattern" not in model.sites
 

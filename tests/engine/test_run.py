@@ -83,6 +83,23 @@ def test_a_metric_gives_the_gradient_at_every_site() -> None:
     assert float((up - down) / (2 * eps)) == pytest.approx(float(trace.grads[site][0, -1, 4]), rel=2e-2)
 
 
+def test_gradients_reach_the_sites_that_are_seen_through_a_view() -> None:
+    model = gpt2()
+    sites = [f"layers.1.attn.{n}" for n in ("q", "k", "v", "z")]
+
+    def metric(out: object) -> torch.Tensor:
+        return out.logits[:, -1].pow(2).sum()  # type: ignore[attr-defined]
+
+    trace = ins.run(model, IDS, read=sites, metric=metric, grad=True)
+    for site in sites:
+        step = torch.randn(trace[site].shape, generator=torch.Generator().manual_seed(0)) * 1e-2
+        up, down = (
+            ins.run(model, IDS, edits=[ins.edit(site, lambda x, s=s, d=step: x + s * d)], metric=metric).metric
+            for s in (1, -1)
+        )
+        assert float((up - down) / 2) == pytest.approx(float((trace.grads[site] * step).sum()), rel=2e-2), site
+
+
 def test_trainable_edits_get_gradients_in_a_training_step() -> None:
     model = gpt2()
     vector = torch.nn.Parameter(torch.zeros(32))

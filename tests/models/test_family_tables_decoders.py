@@ -37,7 +37,8 @@ def resolves(text: str, holder: nn.Module) -> bool:
 
 def taps_of(family: Family) -> list[str]:
     stack = family.stacks[0]
-    return [t for taps in (*stack.sites.values(), stack.attention, stack.experts) for t in alternatives(taps)]
+    modules = (stack.attention, stack.attention_calls, stack.experts)
+    return [t for taps in (*stack.sites.values(), *modules) for t in alternatives(taps)]
 
 
 def numbers_of(tap: Tap) -> list[str]:

@@ -1,143 +1,40 @@
-"""Inside the attention function: q, k, v, scores and pattern of the asked layers only, through transformers' registry.
+"""Inside attention: q, k, v, scores and pattern of one call, and the arithmetic that ties them together.
 
-Each asked attention module gets a shallow copy of its configuration that names our function; masks are made by the
-model from its own configuration, so they stay what they were, and every other layer keeps its kernel. Reading scores
-or pattern computes them beside the model's own kernel, whose output goes on untouched; editing them computes the
-output by hand. The arithmetic: softmax(softcap(q k' * scaling) + bias + mask [, sinks]) v, in float32 or wider.
+Two ways lead here: transformers' registry of attention functions (`attention_registry`), and the torch calls of
+modules that compute attention themselves (`attention_calls`). Reading scores or pattern computes them beside the
+model's own kernel, whose output goes on untouched; editing them computes the output by hand.
+The arithmetic: softmax(softcap(q k' * scaling) + bias + mask [, sinks]) v, in float32 or wider.
 """
 
-import copy
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inscape.core.errors import ModelError
 from inscape.core.step import Step
 from inscape.engine.session import Session, Task
 
-NAME = "inscape"  # a name with "sdpa", "flash" or "/" in it is treated specially by transformers
-_LOCK = threading.Lock()
-_HELD: dict[nn.Module, tuple[Any, list[Any]]] = {}  # module -> its own config, taps in force (several sessions)
 
+class Tap:
+    """One session's reads and edits in one attention module; tensors come in as [batch, head, pos, d_head]."""
 
-def tapped(session: Session, wanted: dict[nn.Module, list[Task]]) -> Callable[[], None]:
-    """Put the session's taps into force; returns what takes them away again."""
-    _register()
-    entered: list[tuple[nn.Module, Any]] = []
-    with _LOCK:
-        for module, tasks in wanted.items():
-            if getattr(module, "config", None) is None or not hasattr(module.config, "_attn_implementation"):
-                raise ModelError(
-                    f"{tasks[0].point.name}: {tasks[0].point.path} does not use transformers' attention interface."
-                )
-            tap = _Tap(session, {t.point.inside: t for t in tasks})
-            if module not in _HELD:
-                own: Any = copy.copy(module.config)
-                own._inscape_base = own._attn_implementation
-                own._inscape_taps = []
-                own._attn_implementation_internal = NAME
-                _HELD[module] = (module.config, own._inscape_taps)
-                module.config = own
-            _HELD[module][1].append(tap)
-            entered.append((module, tap))
+    def __init__(self, session: Session, tasks: Sequence[Task]) -> None:
+        self.session, self.tasks = session, {t.point.inside: t for t in tasks}
 
-    def leave() -> None:
-        with _LOCK:
-            for module, tap in entered:
-                config, taps = _HELD[module]
-                taps.remove(tap)
-                if not taps:
-                    module.config = config
-                    del _HELD[module]
+    def seen(self, *names: str) -> None:
+        """Count these as done, everything when none is named; may stop the forward."""
+        for name in names or self.tasks:
+            if name in self.tasks:
+                self.session.seen(self.tasks[name])
 
-    return leave
+    def visit(self, name: str, x: Tensor) -> Tensor:
+        """Visit scores or pattern, [batch, head, query, key]."""
+        task = self.tasks[name]
+        return self.session.visit(task, x, self._step(task, x.shape[0], x.shape[2]))
 
-
-_registered: list[bool] = []
-
-
-def _register() -> None:
-    """Make our function known to transformers, once; it does nothing unless a module's configuration names it."""
-    if not _registered:
-        from transformers.modeling_utils import AttentionInterface
-
-        AttentionInterface.register(NAME, _dispatch)
-        _registered.append(True)
-
-
-def _dispatch(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any = None,
-    scaling: Any = None,
-    **kw: Any,
-) -> Any:
-    config: Any = module.config
-    kind = config._inscape_base
-
-    def base(q: Tensor, k: Tensor, v: Tensor) -> Any:
-        if kind == "eager":
-            return sys.modules[type(module).__module__].eager_attention_forward(
-                module, q, k, v, attention_mask, scaling=scaling, **kw
-            )
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        return ALL_ATTENTION_FUNCTIONS[kind](module, q, k, v, attention_mask, scaling=scaling, **kw)
-
-    call: Callable = base
-    for tap in config._inscape_taps:
-        if tap.session.mine():
-            call = tap.around(call, module, attention_mask, scaling, kw)
-    return call(query, key, value)
-
-
-class _Tap:
-    """One session's reads and edits in one attention call."""
-
-    def __init__(self, session: Session, tasks: dict[str, Task]) -> None:
-        self.session, self.tasks = session, tasks
-
-    def around(self, inner: Callable, module: nn.Module, mask: Any, scaling: Any, kw: dict) -> Callable:
-        def call(q: Tensor, k: Tensor, v: Tensor) -> Any:
-            out = self._run(inner, module, q, k, v, mask, scaling, kw)
-            for task in self.tasks.values():
-                self.session.seen(task)
-            return out
-
-        return call
-
-    def _run(
-        self, inner: Callable, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, scaling: Any, kw: dict
-    ) -> Any:
-        q = self._heads("q", q, q.shape[2])
-        k = self._heads("k", k, q.shape[2])
-        v = self._heads("v", v, q.shape[2])
-        scores_task, pattern_task = self.tasks.get("scores"), self.tasks.get("pattern")
-        if scores_task is None and pattern_task is None:
-            return inner(q, k, v)
-        scores = scores_of(module, q, k, mask, scaling, kw)
-        step = self._step(scores_task or pattern_task, q.shape[0], q.shape[2])  # type: ignore[arg-type]
-        changed = False
-        if scores_task is not None:
-            new = self.session.visit(scores_task, scores, step)
-            changed, scores = new is not scores, new
-        pattern = softmax_of(scores, kw).to(q.dtype)
-        if pattern_task is not None:
-            new = self.session.visit(pattern_task, pattern, step)
-            changed, pattern = changed or new is not pattern, new
-        if not changed and not self.session.grad:  # with a graph, scores and pattern must lie on the way to the output
-            return inner(q, k, v)
-        wide = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
-        return (pattern.to(wide.dtype) @ wide).transpose(1, 2).contiguous(), pattern
-
-    def _heads(self, name: str, x: Tensor, n_queries: int) -> Tensor:
-        """q, k or v as [batch, pos, head, d_head]; in a cached step keys and values hold the past too.
+    def heads(self, name: str, x: Tensor, n_queries: int) -> Tensor:
+        """Visit q, k or v, seen as [batch, pos, head, d_head]; in a cached step keys and values hold the past too.
 
         Edits see every column the cache holds, so that a cached step gives what one long forward gives (the cache
         itself keeps the unedited values); records keep the new columns only.
@@ -152,7 +49,7 @@ class _Tap:
         is_cross = ".cross." in task.point.name  # keys and values are the encoder's: none of them is past
         if name == "q" or past <= 0 or is_cross:
             new = self.session.visit(task, seen, step)
-            return x if new is seen else new.transpose(1, 2)
+            return x if new is seen and not self.session.grad else new.transpose(1, 2)
         whole = Step(step.stop - total, step.stop, step.real, None, step.prompt, n_repeats=step.n_repeats)
         reading, task.read = task.read, False
         try:
@@ -160,12 +57,46 @@ class _Tap:
         finally:
             task.read = reading
         if reading:
-            self.session.record(task, new[:, past:], step)
-        return x if new is seen else new.transpose(1, 2)
+            part = self.session.record(task, new[:, past:], step)
+            new = torch.cat([new[:, :past], part], 1) if self.session.grad else new
+        return x if new is seen and not self.session.grad else new.transpose(1, 2)
 
     def _step(self, task: Task, batch: int, n_queries: int) -> Step:
         x = torch.empty(batch, n_queries, device="meta")
         return self.session.step_of(self.session, task.point.prefix, x)
+
+
+def heads(taps: Sequence[Tap], name: str, x: Tensor, n_queries: int) -> Tensor:
+    """q, k or v after every session's visit, in the order in which they were entered."""
+    for tap in taps:
+        x = tap.heads(name, x, n_queries)
+    return x
+
+
+def maps(
+    taps: Sequence[Tap], scores_of: Callable[[], Tensor], pattern_of: Callable[[Tensor, bool], Tensor]
+) -> Tensor | None:
+    """Visit scores and pattern. Returns the pattern that goes on, None where the model's own kernel may do it.
+
+    pattern_of: from the scores, and whether they are no longer the model's own.
+    """
+    asked = [tap for tap in taps if "scores" in tap.tasks or "pattern" in tap.tasks]
+    if not asked:
+        return None
+    goes_on = any(tap.session.grad for tap in asked)  # in a graph, both must lie on the way to the output
+    scores = scores_of()
+    for tap in asked:
+        if "scores" in tap.tasks:
+            new = tap.visit("scores", scores)
+            goes_on, scores = goes_on or new is not scores, new
+    if not goes_on and not any("pattern" in tap.tasks for tap in asked):
+        return None
+    pattern = pattern_of(scores, goes_on)
+    for tap in asked:
+        if "pattern" in tap.tasks:
+            new = tap.visit("pattern", pattern)
+            goes_on, pattern = goes_on or new is not pattern, new
+    return pattern if goes_on else None
 
 
 def scores_of(module: nn.Module, q: Tensor, k: Tensor, mask: Any, scaling: Any, kw: dict) -> Tensor:
@@ -207,3 +138,9 @@ def softmax_of(scores: Tensor, kw: dict) -> Tensor:
         return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
     dead = (scores == -torch.inf).all(-1, keepdim=True)
     return scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0)
+
+
+def by_hand(pattern: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """What the heads bring, [batch, head, query, d_head], with the kernel's own dropout on the pattern."""
+    wide = v.repeat_interleave(pattern.shape[1] // v.shape[1], 1)
+    return nn.functional.dropout(pattern.to(wide.dtype), dropout) @ wide

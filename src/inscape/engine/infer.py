@@ -26,6 +26,7 @@ class Kind:
     adds: str = "other"
     norms: tuple[str, ...] = ()
     attention: str | None = None
+    core: str | None = None
 
 
 def infer_family(module: nn.Module) -> Family:
@@ -118,7 +119,10 @@ def _kind(model: Model, inputs: Any, path: str, block: nn.Module, shape: Shape) 
                 adds = "parallel"
         elif norms:
             sites["resid_mid"] = norms[0]
-    return Kind(sites, adds, norms, _interface(inside, attention))
+    core = _core(inside, attention) if attention else None
+    if core is not None and isinstance(inside[core], nn.MultiheadAttention):
+        core = None  # one function call does it all, and a watch over it would change which kernel that chooses
+    return Kind(sites, adds, norms, _interface(inside, attention), core)
 
 
 def _everything(model: Model, inputs: Any, path: str, block: nn.Module) -> dict[str, Tensor]:
@@ -293,10 +297,28 @@ def _merged(model: Model, inputs: Any, stack: Stack, kinds: list[Kind]) -> Stack
     norms = next((k.norms for k in kinds if k.norms), ())
     plain = {n: t[0] if isinstance(t, tuple) and len(t) == 1 else t for n, t in sites.items()}
     heads = ("num_attention_heads", "n_head", "num_heads", "n_heads", "nhead", "heads")
-    full = replace(stack, sites=plain, adds=adds, norms=norms, attention=attention or None, heads=heads)
-    if attention and not _calls(model, inputs, full):
-        return replace(full, attention=None)
-    return full
+    bare = replace(stack, sites=plain, adds=adds, norms=norms, heads=heads)
+    full = replace(bare, attention=attention)
+    if attention and _calls(model, inputs, full):
+        return full
+    cores = tuple(dict.fromkeys(k.core for k in kinds if k.core))
+    return _watched(model, inputs, replace(bare, attention_calls=cores)) if cores else bare
+
+
+def _watched(model: Model, inputs: Any, stack: Stack) -> Stack:
+    """Attention seen in the torch calls of its module, with those of its tensors that every layer shows."""
+    trial = Model(model.module, family=replace(model.family, stacks=(stack,)))
+    found = tuple(n for n in stack.attention_names if _shows(trial, inputs, n))
+    return replace(stack, attention_names=found) if found else replace(stack, attention_calls=None)
+
+
+def _shows(trial: Model, inputs: Any, name: str) -> bool:
+    names = [p.name for p in trial.resolved.points.values() if p.calls and p.inside == name]
+    try:
+        fired = record(trial, inputs, names)[1]
+    except ERRORS:
+        return False
+    return bool(names) and all(fired.get(n) == 1 for n in names)
 
 
 def _calls(model: Model, inputs: Any, stack: Stack) -> bool:

@@ -189,14 +189,7 @@ def attention(ev: Evidence, stack: Stack, block: Block, inner: str) -> None:
         for n in ("q", "k", "v", "scores", "pattern", "z")
         if f"{inner}.{n}" in block.points
     }
-    if (
-        pattern is None
-        or scores is None
-        or v is None
-        or q is None
-        or k is None
-        or block.points[f"{inner}.pattern"].kind != "attention"
-    ):
+    if pattern is None or scores is None or v is None or block.points[f"{inner}.pattern"].kind != "attention":
         return
     dead = (scores == -torch.inf).all(-1)
     rows = pattern.float().sum(-1)
@@ -208,12 +201,14 @@ def attention(ev: Evidence, stack: Stack, block: Block, inner: str) -> None:
     if not sinks:
         expected = scores.masked_fill(dead[..., None], 0).softmax(-1).masked_fill(dead[..., None], 0)
         ev.judge(names["pattern"], "it is the softmax of the scores", gap(pattern.double(), expected.double()))
-    _scale(ev, names, q, k, scores)
+    if q is not None and k is not None:
+        _scale(ev, names, q, k, scores)
     wide = v.transpose(1, 2).repeat_interleave(pattern.shape[1] // v.shape[2], 1)
     by_hand = (pattern.to(wide.dtype) @ wide).transpose(1, 2)
     if z is not None and (error := gap(by_hand, z)) <= ev.tolerance:
         for n in ("q", "k", "v", "scores", "pattern", "z"):
-            ev.hold(names[n], "softmax(scores) v is the z of the model's own kernel", error)
+            if n in names:
+                ev.hold(names[n], "softmax(scores) v is the z of the model's own kernel", error)
     elif z is not None and by_hand.shape != z.shape:
         ev.notes[names["z"]] = f"pattern @ v has shape {tuple(by_hand.shape)}, z {tuple(z.shape)}"
 

@@ -3,7 +3,8 @@
 How a session works:
 1. Names become points, points become *stations*: one per module and side, each with its tasks in forward order.
 2. Entering puts one callable per station into the module's own hook tables and, for the attention and expert
-   functions, a tap into those modules' configurations; leaving takes exactly these away, also on error.
+   functions, a tap into those modules' configurations (or, where a module computes attention itself, a watch over
+   the torch calls of its forward); leaving takes exactly these away, also on error.
 3. At a station the tensor is taken out of what the module takes or gives, viewed as the site's axes, edited, recorded
    (as a copy, after the edits), and put back only when something changed.
 4. When the last thing asked for has happened and nobody wants the output, the forward is stopped.
@@ -84,10 +85,13 @@ class Session:
     def __enter__(self) -> "Session":
         stations: dict[tuple[nn.Module, str], list[Task]] = {}
         taps: dict[nn.Module, list[Task]] = {}
+        watched: dict[nn.Module, list[Task]] = {}
         experts: dict[nn.Module, list[Task]] = {}
         for task in self.tasks:
             point = task.point
-            if point.kind == "attention":
+            if point.kind == "attention" and point.calls:
+                watched.setdefault(point.module, []).append(task)
+            elif point.kind == "attention":
                 taps.setdefault(point.module, []).append(task)
             elif point.kind == "expert":
                 experts.setdefault(point.module, []).append(task)
@@ -110,9 +114,11 @@ class Session:
                 if task.point.kind == "state":
                     replay.watch(self, task.point)
             if taps:
-                from inscape.engine.attention import tapped
+                from inscape.engine.attention_registry import tapped
 
                 self._exits.append(tapped(self, taps))
+            for module, tasks in watched.items():
+                self._watch(module, tasks)
             if experts:
                 from inscape.engine.experts import tapped_experts
 
@@ -121,6 +127,15 @@ class Session:
             self.__exit__()
             raise
         return self
+
+    def _watch(self, module: nn.Module, tasks: list[Task]) -> None:
+        """Last in and first out of the module's hooks, so that no other hook's own arithmetic is seen."""
+        from inscape.engine.attention_calls import Watch
+
+        watch = Watch(self, module, tasks)
+        self._exits.append(watch.abandon)
+        self._put(module._forward_pre_hooks, watch.before, module._forward_pre_hooks_with_kwargs)
+        self._put(module._forward_hooks, watch.after, module._forward_hooks_always_called, first=True)
 
     def _hold_head_outs(self) -> None:
         """What reading each head's part of the stream needs: z, and the output projection's own output."""
@@ -140,15 +155,16 @@ class Session:
                 self._put(z.module._forward_pre_hooks, keep_z, z.module._forward_pre_hooks_with_kwargs)
                 self._put(z.module._forward_hooks, keep_raw, first=True)
 
-    def _put(self, table: dict, hook: Callable, with_kwargs: dict | None = None, first: bool = False) -> None:
+    def _put(self, table: dict, hook: Callable, marks: dict | None = None, first: bool = False) -> None:
+        """marks: torch's second table, which says that this hook takes keywords or is always called."""
         key = next(_KEY)
         table[key] = hook
         if first:
             table.move_to_end(key, last=False)  # type: ignore[attr-defined] - torch's tables are OrderedDicts
         self._undo.append((table, key))
-        if with_kwargs is not None:
-            with_kwargs[key] = True
-            self._undo.append((with_kwargs, key))
+        if marks is not None:
+            marks[key] = True
+            self._undo.append((marks, key))
 
     def __exit__(self, *exc: object) -> None:
         for table, key in self._undo:
@@ -356,7 +372,11 @@ def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
         return x
     seen = view(point, x, step)
     new = session.visit(task, seen, step)
-    return x if new is seen else unview(point, new, x)
+    if new is not seen or (session.grad and seen is not x):  # with a graph, what was recorded must lie on the path
+        back = unview(point, new, x)
+        is_same = new is seen and (point.scale is not None or point.rules)
+        return x.detach() + (back - back.detach()) if is_same else back  # undoing a rule would round the output
+    return x
 
 
 def _at_head_out(session: Session, task: Task, x: Tensor, step: Step) -> Tensor:

@@ -21,6 +21,8 @@ class Point:
         axis.
     stream: for a middle of the stream that is seen where a norm reads it, the block past that norm: an edit there must
         reach the residual branch too.
+    inside, calls: for attention, which of its tensors; and whether it is seen in the torch calls of the module's
+        forward rather than in transformers' attention function.
     rules: what the model does to the value after the module, in order (soft cap, multipliers of the head).
     """
 
@@ -39,6 +41,7 @@ class Point:
     rules: tuple[tuple[str, float], ...] = ()
     heads: int | None = None
     inside: str = ""
+    calls: bool = False
     after: "tuple[Point, ...]" = ()
     stream: nn.Module | None = None
     status: str = "table"
@@ -163,7 +166,8 @@ def _block(modules: Modules, path: str, name: str, stack: Stack, config: Any) ->
         whole = f"{path}.{inner}" if inner else path
         return whole if whole in modules.by_name else None
 
-    attention = _first_module(stack.attention, sub)
+    calls = _first_module(stack.attention_calls, sub)
+    attention = _first_module(stack.attention, sub) or calls
     cross = _first_module(stack.cross, sub)
     for short, taps in stack.sites.items():
         found = _first_tap(taps, sub)
@@ -188,13 +192,14 @@ def _block(modules: Modules, path: str, name: str, stack: Stack, config: Any) ->
     for inner, block_path in (("attn", attention), ("cross", cross)):
         if block_path is None:
             continue
-        for kind in meanings.ATTENTION:
+        watched = block_path == calls
+        for kind in stack.attention_names if watched else meanings.ATTENTION:
             axes, meaning = meanings.of(f"{inner}.{kind}")
             points.setdefault(
                 f"{inner}.{kind}",
                 Point(
                     f"{name}.{inner}.{kind}", "attention", modules.by_name[block_path], block_path, tuple(axes.split()),
-                    meaning, stack.prefix, inside=kind,
+                    meaning, stack.prefix, inside=kind, calls=watched,
                 ),
             )  # fmt: skip
     _head_out(points, name, stack, modules)

@@ -13,7 +13,6 @@ BLOOM = Family(
             sites={
                 **STREAM,
                 "attn.in": "self_attention:in",
-                "attn.pattern": "self_attention.attention_dropout:in",
                 "attn.z": "self_attention.dense:in",
                 "attn_out": "self_attention.dense",
                 "resid_mid": "self_attention",
@@ -22,6 +21,7 @@ BLOOM = Family(
                 "mlp.act": "mlp.dense_4h_to_h:in",
                 "mlp_out": "mlp.dense_4h_to_h",
             },
+            attention_calls="self_attention",
             embed="transformer.word_embeddings",
             final_norm="transformer.ln_f",
         ),
@@ -29,10 +29,7 @@ BLOOM = Family(
     positions="own",
     notes={
         "embed": "before the norm that stands between the embedding and the first layer",
-        "attn.q": f"{OWN_ATTENTION}; heads are fused in @transformer.h.{{i}}.self_attention.query_key_value",
-        "attn.k": f"{OWN_ATTENTION}; heads are fused in @transformer.h.{{i}}.self_attention.query_key_value",
-        "attn.v": f"{OWN_ATTENTION}; heads are fused in @transformer.h.{{i}}.self_attention.query_key_value",
-        "attn.scores": OWN_ATTENTION,
+        "attn.scores": f"{OWN_ATTENTION}; the bias of the distance (ALiBi) is in them",
         "attn_out": "not with slow_but_exact, which multiplies slices of the weight past the module",
         "mlp_out": "not with slow_but_exact, which multiplies slices of the weight past the module",
     },

@@ -18,15 +18,15 @@ _SITES: dict[str, Taps] = {
 _STACK = Stack(
     blocks="transformer.h",
     sites=_SITES,
+    attention_calls="self_attention",
     embed="transformer.word_embeddings",
     final_norm="transformer.ln_f",
 )
 _NOTES = {
-    "attn.q": f"{OWN_ATTENTION}; heads are fused in @transformer.h.{{i}}.self_attention.query_key_value",
-    "attn.k": f"{OWN_ATTENTION}; heads are fused in @transformer.h.{{i}}.self_attention.query_key_value",
-    "attn.v": f"{OWN_ATTENTION}; heads are fused in @transformer.h.{{i}}.self_attention.query_key_value",
-    "attn.scores": OWN_ATTENTION,
-    "attn.pattern": f"{OWN_ATTENTION}, and no module receives the pattern",
+    "attn.k": "one kv_head for all heads in the old layout; as many as heads in the new one, which repeats them first",
+    "attn.v": "one kv_head for all heads in the old layout; as many as heads in the new one, which repeats them first",
+    "attn.scores": f"{OWN_ATTENTION}; not with flash attention",
+    "attn.pattern": f"{OWN_ATTENTION}; not with flash attention",
 }
 
 FALCON = Family(

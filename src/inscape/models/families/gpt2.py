@@ -37,20 +37,17 @@ GPT_NEO = Family(
             sites={
                 **STREAM,
                 "attn.in": "attn:in",
-                "attn.q": "attn.attention.q_proj",
-                "attn.k": "attn.attention.k_proj",
-                "attn.v": "attn.attention.v_proj",
-                "attn.pattern": "attn.attention.attn_dropout:in",
                 "attn.z": "attn.attention.out_proj:in",
                 "attn_out": "attn",
                 **_MLP,
             },
+            attention_calls="attn.attention",
             heads=("num_heads",),
         ),
     ),
     notes={
         "embed": _EMBED,
-        "attn.scores": OWN_ATTENTION,
-        "attn.k": "of the tokens that run, without the cache; scores are not divided by sqrt(d_head)",
+        "attn.scores": f"{OWN_ATTENTION}; they are not divided by sqrt(d_head); not with flash attention",
+        "attn.pattern": f"{OWN_ATTENTION}; not with flash attention",
     },
 )

@@ -12,8 +12,6 @@ GPTJ = Family(
             sites={
                 **STREAM,
                 "attn.in": "attn:in",
-                "attn.v": "attn.v_proj",
-                "attn.pattern": "attn.attn_dropout:in",
                 "attn.z": "attn.out_proj:in",
                 "attn_out": "attn",
                 "mlp.in": "mlp:in",
@@ -22,16 +20,14 @@ GPTJ = Family(
                 "mlp_out": "mlp",
             },
             adds="parallel",
+            attention_calls="attn",
             embed="transformer.wte",
             final_norm="transformer.ln_f",
         ),
     ),
     notes={
         "resid_mid": "attention and MLP read the same stream: there is no middle",
-        "attn.q": f"{OWN_ATTENTION}; before rotary they are @transformer.h.{{i}}.attn.q_proj",
-        "attn.k": f"{OWN_ATTENTION}; before rotary they are @transformer.h.{{i}}.attn.k_proj",
-        "attn.v": "of the tokens that run; in a cached step the past is in the cache",
-        "attn.scores": OWN_ATTENTION,
-        "attn.pattern": "not with flash attention, which forms no pattern",
+        "attn.scores": f"{OWN_ATTENTION}; not with flash attention",
+        "attn.pattern": f"{OWN_ATTENTION}; not with flash attention",
     },
 )
