@@ -76,6 +76,11 @@ def _parameters(function: Any) -> frozenset[str]:
 
 
 def _texts(model: Model, texts: list[str], side: str | None) -> Inputs:
+    if model.tokenizer is None and model.processor is not None:
+        raise InputError(
+            "the inputs are text and this model has no tokenizer; its processor makes inputs of images or sound.\n"
+            "  pass an image, such as PIL.Image.open('photo.jpg'), or the module's own arguments."
+        )
     if model.tokenizer is None:
         raise InputError(
             "the inputs are text and this model has no tokenizer.\n"
