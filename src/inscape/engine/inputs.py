@@ -37,6 +37,8 @@ def prepare(model: Model, inputs: Any, *, side: str | None = None) -> Inputs:
         return _texts(model, [inputs], side)
     if isinstance(inputs, Mapping):
         return _mapping(model, dict(inputs))
+    if type(inputs).__name__ == "ndarray" and getattr(inputs, "ndim", 0) == 4:  # a batch of images in one array
+        inputs = list(inputs)
     if _is_image(inputs) or (isinstance(inputs, Sequence) and len(inputs) and all(_is_image(x) for x in inputs)):
         return _images(model, inputs)
     if isinstance(inputs, Tensor):
