@@ -97,11 +97,11 @@ def _tokenized(model: Model, texts: list[str], side: str | None, options: dict) 
     empty = [i for i, row in enumerate(rows) if not len(row["input_ids"])]
     if empty:
         raise InputError(f"text {empty[0]} is empty: it has no tokens to run on.")
-    offsets = [row.get("offset_mapping") for row in rows] if fast else None
+    offsets = [row["offset_mapping"] for row in rows] if fast else None
     out = _ids(model, [row["input_ids"] for row in rows], side)
     out.texts = texts
     if offsets is not None:
-        width, left = out.tokens.shape[1], _left(model, side)  # type: ignore[union-attr]
+        width, left = max(map(len, offsets)), _left(model, side)
         pads = [[(0, 0)] * (width - len(row)) for row in offsets]
         out.offsets = [p + list(o) if left else list(o) + p for p, o in zip(pads, offsets, strict=True)]
     if "token_type_ids" in rows[0] and accepts(model.module, "token_type_ids"):
