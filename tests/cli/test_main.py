@@ -1,6 +1,7 @@
 """The commands: what they print, what they say when something is wrong, and what they leave unimported."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,14 @@ def test_version_is_the_package_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["nope"], ["sites"], ["run", "m", "--unknown", "1"], ["generate", "m", "t", "--max-new-tokens", "x"]]
+    "argv",
+    [
+        ["nope"],
+        ["sites"],
+        ["run", "m", "--unknown", "1"],
+        ["generate", "m", "t", "--max-new-tokens", "x"],
+        ["generate", "m", "t", "--max-new-tokens", "0"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2_with_a_hint(argv, capsys):
     assert main(argv) == 2
@@ -124,11 +132,14 @@ def test_generate_prints_the_text_with_what_was_added(folder, capsys):
     [
         (["run", "{}", "w3", "--read", "layers.1.resid_pst"], "layers.1.resid_post"),
         (["run", "{}"], "no text to run"),
+        (["run", "{}", "w3", ""], "text 2 of 2 is empty, so there is nothing to run"),
+        (["generate", "{}", " "], "text 1 of 1 is empty, so there is nothing to go on from"),
+        (["run", "{}", "w3", "--edits", "nowhere.safetensors"], "nowhere.safetensors"),
         (["generate", "{}"], "no text to go on from"),
         (["generate", "{}", "w3", "--edits", "nowhere.safetensors"], "nowhere.safetensors"),
         (["report", "{}", "nowhere.txt"], "nowhere.txt"),
         (["sites", "./no-such-folder"], "no-such-folder"),
-        (["run", "{}", "w3", "--save", "no/such/folder/x.safetensors"], "no/such/folder"),
+        (["run", "{}", "w3", "--save", "no/such/folder/x.safetensors"], "there is no folder no/such/folder"),
     ],
 )
 def test_our_errors_are_a_message_without_traceback_and_exit_code_1(argv, message, folder, capsys):
@@ -141,6 +152,20 @@ def test_our_errors_are_a_message_without_traceback_and_exit_code_1(argv, messag
 def test_debug_lets_the_error_through(folder):
     with pytest.raises(ins.SiteError):
         main(["run", folder, "w3", "--read", "nope", "--debug"])
+
+
+def test_an_unexpected_error_is_one_line_and_the_way_to_its_traceback(folder, monkeypatch, capsys):
+    def fails(*args, **kwargs):
+        raise ZeroDivisionError("by nothing\nat all")
+
+    monkeypatch.setattr("inscape.cli.sites.open_model", fails)
+    assert main(["sites", folder]) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "inscape: unexpected ZeroDivisionError: by nothing\n  the same command with --debug shows where it happened.\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        main(["sites", folder, "--debug"])
 
 
 def test_an_interrupt_is_exit_code_130(folder, monkeypatch, capsys):
@@ -165,7 +190,7 @@ def test_json_has_no_nan_and_knows_dataclasses_and_paths(capsys):
 
 
 def test_progress_off_a_terminal_is_one_line_a_message(capsys):
-    with console.progress() as tell:
+    with console.progress("opening") as tell:
         tell("loading", 0.1)
         tell("loading", 0.5)
         tell("done", 1.0)
@@ -180,6 +205,38 @@ def test_help_imports_no_torch_and_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_shows_names_and_shapes_whole_and_wraps_the_words(width, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    meaning = "queries as the scores use them, after q-norm and rotary " * 2
+    console.print_table(
+        ["site", "shape", "meaning"],
+        [["layers.17.attn.head_out", "batch pos kv_head d_head", meaning], ["[bold]", "", "[/x]"]],
+    )
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert lines[1].startswith("layers.17.attn.head_out  batch pos kv_head d_head  queries")
+    assert lines[-1].split() == ["[bold]", "[/x]"]
+
+
+def test_numbers_stand_under_one_another(capsys):
+    console.print_table(["site", "max"], [["a", "1"], ["bb", "1000"]], numbers=["max"])
+    assert capsys.readouterr().out == "site   max\na        1\nbb    1000\n"
+
+
+def test_nothing_but_our_own_lines_is_said_on_opening(folder, capsys):
+    assert main(["sites", folder]) == 0
+    assert capsys.readouterr().err == f"loading the weights of {folder}\nloading the tokenizer of {folder}\n"
+
+
+def test_json_is_all_there_is_on_both_streams(folder, capsys):
+    assert main(["run", folder, "w3", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["model"] == folder
+    assert err == ""
 
 
 def test_every_command_is_there():

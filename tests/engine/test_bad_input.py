@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 
 import inscape as ins
-from tests.common.small import direction, gpt2
+from tests.common.small import direction, gpt2, gpt2_module
 
 IDS = torch.tensor([[1, 5, 9, 13, 17, 21]])
 SITE = "layers.1.resid_post"
@@ -114,3 +114,8 @@ def test_weights_on_the_meta_device_are_refused() -> None:
     assert "layers.0.resid_post" in model.sites
     with pytest.raises(ins.ModelError, match="meta device"):
         ins.run(model, [1, 2])
+
+
+def test_text_for_a_model_with_another_processor_says_what_it_reads():
+    with pytest.raises(ins.InputError, match=r"no tokenizer; its processor[\s\S]*pass an image"):
+        ins.run(ins.open(gpt2_module(), processor=object()), "hello")

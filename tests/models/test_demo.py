@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from inscape.core.errors import MissingExtraError
+import inscape as ins
+from inscape.core.errors import InputError, MissingExtraError
 from inscape.models.demo import DEMOS, Photos, demo_folder
 from inscape.models.fingerprint import fingerprint, tokenizer_fingerprint
 from inscape.models.load import Loaded, load
@@ -92,6 +93,57 @@ def test_efficientnet_comes_ready_to_use(efficientnet):
     assert not efficientnet.module.training
     assert (efficientnet.tokenizer, efficientnet.source) == (None, "efficientnet-lite0")
     assert opened("efficientnet-lite0").module is not efficientnet.module
+
+
+@pytest.mark.real
+def test_efficientnet_runs_on_pictures_of_every_form():
+    opened("efficientnet-lite0")
+    image = pytest.importorskip("PIL.Image", reason="needs pillow")
+    arrays = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn").load_sample_images().images
+    pictures = [image.fromarray(array) for array in arrays]
+    model = ins.open("efficientnet-lite0")
+    both = ins.run(model, pictures, read=["layers.*.out", "logits"], output=True)
+    assert both["logits"].argmax(-1).tolist() == [698, 985]
+    assert torch.equal(both.output, both["logits"])
+    assert len(both) == 17
+    assert both["layers.15.out"].shape == (2, 320, 7, 7)
+    for same in (arrays, np.stack(arrays), tuple(pictures)):
+        torch.testing.assert_close(ins.run(model, same, read="logits")["logits"], both["logits"], rtol=0, atol=0)
+    one = ins.run(model, pictures[1], read=["layers.4.out", "logits"])
+    assert one["logits"].argmax(-1).tolist() == [985]
+    torch.testing.assert_close(one["layers.4.out"][0], both["layers.4.out"][1], rtol=1e-4, atol=1e-4)
+    without = ins.run(model, pictures, read="logits", edits=[ins.ablate("layers.4.out", "zero", rows=[0])])["logits"]
+    assert not torch.allclose(without[0], both["logits"][0], atol=0.1)
+    torch.testing.assert_close(without[1], both["logits"][1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.real
+def test_minilm_runs_on_texts_as_its_own_module_does():
+    opened("minilm-l6")
+    model = ins.open("minilm-l6")
+    texts = ["A cat sleeps on the sofa.", "Rates rose."]
+    trace = ins.run(model, texts, read=["layers.*.resid_post", "layers.0.attn.pattern"], output=True)
+    with torch.no_grad():
+        plain = model.module(**model.tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state
+    assert torch.equal(trace.output.last_hidden_state, plain)
+    assert torch.equal(trace["layers.5.resid_post"], plain)
+    assert trace.mask.sum(1).tolist() == [9, 5]
+    pattern = trace["layers.0.attn.pattern"][1]
+    assert torch.all(pattern[:, :, 5:] == 0)  # nothing looks at padding
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:2]))
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((300, 300, 3)), r"got float64 \(300, 300, 3\)"),
+        (np.zeros((3, 300, 300), np.uint8), r"got uint8 \(3, 300, 300\)"),
+        (np.zeros((300, 300), np.uint8), r"got uint8 \(300, 300\)"),
+    ],
+)
+def test_an_array_that_is_no_photograph_is_refused(array, said):
+    with pytest.raises(InputError, match=said + r"[\s\S]*scale it to 0\.\.255"):
+        Photos()(array)
 
 
 def test_photos_are_cut_from_the_middle_and_scaled():

@@ -103,6 +103,26 @@ def test_a_folder_gives_the_class_its_config_names_bit_equal_and_in_eval(saved):
         assert torch.equal(loaded.module(TOKENS).logits, tiny_qwen2()(TOKENS).logits)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_loading_shows_no_bars_of_transformers_and_leaves_its_switches_as_they_were(wanted, saved, folder, capfd):
+    bars, hub_bars = transformers.utils.logging, huggingface_hub.utils
+    was, hub_was = bars.is_progress_bar_enabled(), hub_bars.are_progress_bars_disabled()
+    try:
+        bars.enable_progress_bar()
+        if not wanted:
+            hub_bars.disable_progress_bars()
+        load(saved)
+        (folder / "model.safetensors").write_bytes(b"no")
+        with pytest.raises(FileError):
+            load(folder)
+        assert bars.is_progress_bar_enabled()
+        assert hub_bars.are_progress_bars_disabled() is not wanted
+        assert "Loading weights" not in capfd.readouterr().err
+    finally:
+        (bars.enable_progress_bar if was else bars.disable_progress_bar)()
+        (hub_bars.disable_progress_bars if hub_was else hub_bars.enable_progress_bars)()
+
+
 def test_attention_is_what_transformers_chooses(saved):
     plain = transformers.Qwen2ForCausalLM.from_pretrained(saved)
     assert load(saved).module.config._attn_implementation == plain.config._attn_implementation

@@ -20,11 +20,20 @@ def predicts_next(model: Model) -> bool:
 
 
 class Measure:
-    """The clean run's scores at the measured positions, and how far an edited run is from them."""
+    """The clean run's scores at the measured positions, and how far an edited run is from them.
+
+    places: rows and columns that are measured. state: what the head reads there. whole: the clean log probabilities of
+    a model whose head cannot be called on its own.
+    """
+
+    places: tuple[Tensor, Tensor]
+    state: Tensor
+    whole: Tensor | None
+    n: int
+    rows: int
 
     def __init__(self, model: Model, inputs: Any, site: str, unembed: Unembedding | None) -> None:
         self.model, self.inputs, self.site, self.unembed = model, inputs, site, unembed
-        self.places: tuple[Tensor, Tensor] | None = None
         self.next: Tensor | None = None
         self.losses: Tensor | None = None
         self.kept: Tensor | None = None
@@ -76,19 +85,20 @@ class Measure:
             self.next = tokens.cpu()[where[:, 0], where[:, 1] + 1]
 
     def _at(self, state: Tensor) -> Tensor:
-        rows, columns = self.places  # type: ignore[misc]
+        rows, columns = self.places
         return state[rows.to(state.device), columns.to(state.device)]
 
     def _loss(self, state: Tensor) -> Tensor | None:
-        if self.next is None or self.unembed is None:
+        following, unembed = self.next, self.unembed
+        if following is None or unembed is None:
             return None
         out = torch.zeros(len(state))
 
         def use(scores: Tensor, here: slice) -> None:
-            wanted = self.next[here].to(scores.device)  # type: ignore[index]
+            wanted = following[here].to(scores.device)
             out[here] = (scores.logsumexp(-1) - scores.gather(-1, wanted[:, None])[:, 0]).cpu()
 
-        in_chunks(self.unembed, state, use, normed=self.normed)
+        in_chunks(unembed, state, use, normed=self.normed)
         return out
 
     @property
@@ -96,11 +106,11 @@ class Measure:
         """Are the states those after the final norm?"""
         return self.site.endswith("final_norm")
 
-    def _clean_scores(self, here: slice, keep: bool) -> Tensor:
+    def _clean_scores(self, unembed: Unembedding, here: slice, keep: bool) -> Tensor:
         """Log probabilities of the clean run; made once where they fit in one chunk."""
         if self.kept is not None:
             return self.kept
-        scores = torch.log_softmax(self.unembed(self.state[here], self.normed), -1)  # type: ignore[misc]
+        scores = torch.log_softmax(unembed(self.state[here], self.normed), -1)
         if keep:
             self.kept = scores
         return scores
@@ -111,19 +121,20 @@ class Measure:
 
     def against(self, edit: Edit) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """(kl, loss change, relative change of the final state) at every measured position."""
-        whole = self.whole is not None
-        trace = run(self.model, self.inputs, read=self.site, edits=[edit], output=True if whole else None)
+        output = True if self.whole is not None else None
+        trace = run(self.model, self.inputs, read=self.site, edits=[edit], output=output)
         state = self._at(trace[self.site].float())
         moved = ((state - self.state).norm(dim=-1) / self.state.norm(dim=-1).clamp(min=1e-6)).cpu()
-        if whole:
-            return _kl(self.whole, _log_scores(trace)), None, moved  # type: ignore[arg-type]
+        if self.whole is not None:
+            scores = _log_scores(trace)
+            return _kl(self.whole, scores) if scores is not None else None, None, moved
         if self.unembed is None:
             return None, None, moved
         kl, loss = torch.zeros(len(state)), torch.zeros(len(state))
         step = max(1, self.unembed.rows_at_once() // 2)
         for start in range(0, len(state), step):
             here = slice(start, start + step)
-            clean = self._clean_scores(here, len(state) <= step)
+            clean = self._clean_scores(self.unembed, here, len(state) <= step)
             edited = torch.log_softmax(self.unembed(state[here], self.normed), -1)
             kl[here] = _kl(clean, edited)
             if self.next is not None:

@@ -31,8 +31,14 @@ def build() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # main answers it
     )
-    for command in (sites, run, generate, report, plan):
-        app.command(command)
+    for command, takes in (
+        (sites, "MODEL [PATTERN]"),
+        (run, "MODEL TEXT..."),
+        (generate, "MODEL TEXT..."),
+        (report, "MODEL [TEXTFILE]"),
+        (plan, "MODEL"),
+    ):
+        app.command(command, usage=f"Usage: inscape {command.__name__} {takes} [OPTIONS]")
     return app
 
 
@@ -40,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. argv: without the program's name; the process's own when left out."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not sys.stderr.isatty():
-            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for terminals
         build()(argv, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
@@ -60,4 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # `inscape sites ... | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # a fault of ours or of a library: one line, and how to see where
+        if "--debug" in argv:
+            raise
+        said = str(error).splitlines()
+        print(
+            f"inscape: unexpected {type(error).__name__}: {said[0] if said else 'no message'}\n"
+            "  the same command with --debug shows where it happened.",
+            file=sys.stderr,
+        )
+        return FAILED
     return OK

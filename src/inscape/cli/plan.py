@@ -4,11 +4,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from inscape.cli.console import Debug, Json, open_model, print_json
+from inscape.cli.console import Debug, Json, ModelName, open_model, print_json
 
 
 def plan(
-    model: str,
+    model: ModelName,
     /,
     *,
     text: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -19,8 +19,6 @@ def plan(
 
     Parameters
     ----------
-    model:
-        A demo name, a Hugging Face folder or id, or a .gguf file.
     text:
         A text the report would read; may be given more than once. The built-in ones if left out.
     """

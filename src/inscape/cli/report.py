@@ -6,11 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from inscape.cli.console import Debug, Json, open_model, print_json, progress, read_text
+from inscape.cli.console import Debug, Json, ModelName, open_model, print_json, progress, read_text
 
 
 def report(
-    model: str,
+    model: ModelName,
     textfile: str | None = None,
     /,
     *,
@@ -23,8 +23,6 @@ def report(
 
     Parameters
     ----------
-    model:
-        A demo name, a Hugging Face folder or id, or a .gguf file.
     textfile:
         Texts to read the model with, separated by blank lines; - for stdin. A dozen built-in ones if left out.
     text:
@@ -41,7 +39,7 @@ def report(
             raise ins.InputError(f"{textfile} holds no text.\n  write texts into it, separated by blank lines.")
     started = time.perf_counter()
     opened = open_model(model, quiet=as_json)
-    with progress(quiet=as_json) as tell:
+    with progress("looking at the texts", quiet=as_json) as tell:
         ins.report(opened, texts or None, to=to, progress=tell)
     if as_json:
         print_json({"model": model, "report": to.resolve(), "bytes": to.stat().st_size})

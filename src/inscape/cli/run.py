@@ -5,15 +5,26 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from inscape.cli.console import Debug, Json, open_model, print_json, print_table
+from inscape.cli.console import (
+    Debug,
+    EditsFile,
+    Json,
+    ModelName,
+    open_model,
+    print_json,
+    print_table,
+    texts_given,
+)
+
+FIGURES = ("mean norm", "min", "max")
 
 
 def run(
-    model: str,
+    model: ModelName,
     /,
     *text: str,
     read: Annotated[list[str] | None, Parameter(negative="")] = None,
-    edits: Path | None = None,
+    edits: EditsFile = None,
     save: Path | None = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -22,26 +33,24 @@ def run(
 
     Parameters
     ----------
-    model:
-        A demo name, a Hugging Face folder or id, or a .gguf file.
     text:
         One or more texts; they run as one batch.
     read:
         A site or pattern, such as 'layers.*.resid_post'; may be given more than once. All residual streams if left out.
-    edits:
-        A file of edits (ins.save_edits) to apply.
     save:
         Write the values, tokens and mask to this .safetensors file.
     """
-    from inscape.core.errors import InputError
-
-    if not text:
-        raise InputError("no text to run.\n  write it after the model: inscape run MODEL 'The Eiffel Tower is in'.")
+    texts = texts_given(text, "run", "to run")
     import inscape as ins
 
+    plan = ins.load_edits(edits) if edits else []
+    if save is not None and not save.parent.is_dir():  # known now, not after the run
+        raise ins.FileError(
+            f"{save} cannot be written: there is no folder {save.parent}.\n  make it, or choose another."
+        )
     opened = open_model(model, quiet=as_json)
     patterns = read or ["layers.*.resid_post"]
-    trace = ins.run(opened, list(text), read=patterns, edits=ins.load_edits(edits) if edits else [])
+    trace = ins.run(opened, texts, read=patterns, edits=plan)
     rows = [_row(name, value, trace.mask) for name, value in trace.items()]
     if save is not None:
         _save(save, trace, opened)
@@ -49,7 +58,7 @@ def run(
         print_json({"model": model, "tokens": trace.tokens, "mask": trace.mask, "sites": rows, "fired": trace.fired})
         return
     shown = [[r["site"], str(r["shape"]), *(f"{r[k]:.4g}" for k in ("mean_norm", "min", "max"))] for r in rows]
-    print_table(["site", "shape", "mean norm", "min", "max"], shown)
+    print_table(["site", "shape", *FIGURES], shown, numbers=FIGURES)
     if save is not None:
         print(f"{len(trace)} sites written to {save}")
 

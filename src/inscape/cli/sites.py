@@ -1,19 +1,19 @@
 """`inscape sites`: the names a model offers, with shapes, and what was inferred, proven or withdrawn."""
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from inscape.cli.console import Debug, Json, open_model, print_json, print_table
+from inscape.cli.console import Debug, Json, ModelName, open_model, print_json, print_table
 
 
 def sites(
-    model: str,
+    model: ModelName,
     pattern: str | None = None,
     /,
     *,
-    verify: Annotated[bool, Parameter(negative="")] = False,
+    verify: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -21,8 +21,6 @@ def sites(
 
     Parameters
     ----------
-    model:
-        A demo name, a Hugging Face folder or id, or a .gguf file.
     pattern:
         Only the sites that match, such as 'layers.5.*' (with quotes).
     verify:
@@ -44,15 +42,18 @@ def sites(
             }
         )
         return
-    counted = ", ".join(f"{n} {_said(status)}" for status, n in counts.items())
-    print_table(
-        ["site", "shape", "status", "meaning"],
-        [[s.name, s.shape, s.status, f"{s.meaning} ({s.note})" if s.note else s.meaning] for s in table],
-        title=f"{opened!r}\n{len(table)} sites: {counted}",
-    )
+    columns, rows = ["site", "shape", "status", "meaning"], [[s.name, s.shape, s.status, _meant(s)] for s in table]
+    if len(counts) == 1:  # said once, above the table
+        columns, rows = ["site", "shape", "meaning"], [[name, shape, meant] for name, shape, _, meant in rows]
+    counted = ", ".join(f"{n if len(counts) > 1 else 'all'} {_said(status)}" for status, n in counts.items())
+    print_table(columns, rows, title=f"{opened!r}\n{len(table)} sites, {counted}")
     if outcome is not None:
         print(f"output with every site read: {'bit-equal' if outcome.bit_equal else 'NOT bit-equal'}")
 
 
 def _said(status: str) -> str:
     return "from the family's table" if status == "table" else status
+
+
+def _meant(site: Any) -> str:
+    return f"{site.meaning} ({site.note})" if site.note else site.meaning

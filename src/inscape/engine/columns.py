@@ -27,8 +27,8 @@ class Columns:
     @property
     def step(self) -> Step | None:
         """The step under way; made when first asked for, since most runs never ask."""
-        if not self._made:
-            self.step = Step.of_mask(self.prompt_mask, 0, self.prompt_tokens, self.prompt)  # type: ignore[arg-type]
+        if not self._made and self.prompt_mask is not None:
+            self.step = Step.of_mask(self.prompt_mask, 0, self.prompt_tokens, self.prompt)
         return self._step
 
     @step.setter

@@ -55,21 +55,13 @@ def run(
     if output is None:
         output = not reads or metric is not None or any(site == "logits" for site, _ in reads.values())
     prepared.kwargs.update(model_kwargs)
-    if "use_cache" not in prepared.kwargs and accepts_cached(model.module):
-        prepared.kwargs["use_cache"] = False
     if grad and metric is not None:
         _check_on_the_way(tasks)
-    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
-    if prepared.mask is not None:
-        columns.prompt = prepared.mask.shape[1]
+    columns = one_call(model, prepared)
     session = Session(
         model.module, tasks, columns, torch.device(device) if device is not None else None, allow_nan,
         may_stop=output is False and bool(tasks) and all(t.point.name[0] != "@" for t in tasks), grad=grad,
     )  # fmt: skip
-    if prepared.mask is None:
-        columns.step = None
-    elif any(p.startswith("decoder") for p in model.main_prefixes):
-        decoder_columns(columns, prepared)
     kept: Any = Trace.__dataclass_fields__["output_"].default
     with _grad_mode(grad or metric is not None), eager(model, bool(tasks)):
         only_last = _last_logits(model, prepared) if output == "last" else contextlib.nullcontext()
@@ -110,7 +102,20 @@ def _key(read: Read, reduce: Any) -> Any:
     return None
 
 
-def decoder_columns(columns: Columns, prepared: Inputs) -> None:
+def one_call(model: Model, prepared: Inputs) -> Columns:
+    """The columns of a single forward of the whole module, which then needs no cache unless one was asked for."""
+    if "use_cache" not in prepared.kwargs and _can_cache(model.module):
+        prepared.kwargs["use_cache"] = False
+    width = prepared.mask.shape[1] if prepared.mask is not None else None
+    columns = Columns(prepared.mask, prepared.tokens, width, model.main_prefixes)
+    if prepared.mask is None:
+        columns.step = None
+    elif any(p.startswith("decoder") for p in model.main_prefixes):
+        _decoder_columns(columns, prepared)
+    return columns
+
+
+def _decoder_columns(columns: Columns, prepared: Inputs) -> None:
     """In an encoder-decoder the main columns are the decoder's; the encoder's are the inputs'."""
     ids = prepared.kwargs.get("decoder_input_ids")
     mask = prepared.kwargs.get("decoder_attention_mask")
@@ -123,7 +128,7 @@ def decoder_columns(columns: Columns, prepared: Inputs) -> None:
         columns.step = None
 
 
-def accepts_cached(module: nn.Module) -> bool:
+def _can_cache(module: nn.Module) -> bool:
     config = getattr(module, "config", None)
     return hasattr(config, "use_cache") and accepts(module, "use_cache")
 

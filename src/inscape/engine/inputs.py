@@ -37,6 +37,8 @@ def prepare(model: Model, inputs: Any, *, side: str | None = None) -> Inputs:
         return _texts(model, [inputs], side)
     if isinstance(inputs, Mapping):
         return _mapping(model, dict(inputs))
+    if type(inputs).__name__ == "ndarray" and getattr(inputs, "ndim", 0) == 4:  # a batch of images in one array
+        inputs = list(inputs)
     if _is_image(inputs) or (isinstance(inputs, Sequence) and len(inputs) and all(_is_image(x) for x in inputs)):
         return _images(model, inputs)
     if isinstance(inputs, Tensor):
@@ -76,6 +78,11 @@ def _parameters(function: Any) -> frozenset[str]:
 
 
 def _texts(model: Model, texts: list[str], side: str | None) -> Inputs:
+    if model.tokenizer is None and model.processor is not None:
+        raise InputError(
+            "the inputs are text and this model has no tokenizer; its processor makes inputs of images or sound.\n"
+            "  pass an image, such as PIL.Image.open('photo.jpg'), or the module's own arguments."
+        )
     if model.tokenizer is None:
         raise InputError(
             "the inputs are text and this model has no tokenizer.\n"
@@ -90,11 +97,11 @@ def _tokenized(model: Model, texts: list[str], side: str | None, options: dict) 
     empty = [i for i, row in enumerate(rows) if not len(row["input_ids"])]
     if empty:
         raise InputError(f"text {empty[0]} is empty: it has no tokens to run on.")
-    offsets = [row.get("offset_mapping") for row in rows] if fast else None
+    offsets = [row["offset_mapping"] for row in rows] if fast else None
     out = _ids(model, [row["input_ids"] for row in rows], side)
     out.texts = texts
     if offsets is not None:
-        width, left = out.tokens.shape[1], _left(model, side)  # type: ignore[union-attr]
+        width, left = max(map(len, offsets)), _left(model, side)
         pads = [[(0, 0)] * (width - len(row)) for row in offsets]
         out.offsets = [p + list(o) if left else list(o) + p for p, o in zip(pads, offsets, strict=True)]
     if "token_type_ids" in rows[0] and accepts(model.module, "token_type_ids"):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inscape.core.errors import InputError
-from inscape.engine.columns import Columns
-from inscape.engine.forward import accepts_cached, decoder_columns, eager
+from inscape.engine.forward import eager, one_call
 from inscape.engine.inputs import accepts, prepare
 from inscape.engine.planning import reads_of, tasks_of
 from inscape.engine.session import Session
@@ -60,14 +59,7 @@ def record(model: Model, inputs: Any, names: Sequence[str]) -> tuple[dict[str, T
     """Values of the sites that fired, how often each did, and the model's output; silent sites are no error."""
     prepared = prepare(model, inputs)
     tasks = tasks_of(model, reads_of(model, list(names), None), (), prepared) if names else []
-    if "use_cache" not in prepared.kwargs and accepts_cached(model.module):
-        prepared.kwargs["use_cache"] = False
-    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
-    if prepared.mask is None:
-        columns.step = None
-    elif any(p.startswith("decoder") for p in model.main_prefixes):
-        decoder_columns(columns, prepared)
-    session = Session(model.module, tasks, columns)
+    session = Session(model.module, tasks, one_call(model, prepared))
     with torch.no_grad(), eager(model, bool(tasks)), session:
         out = model.module(*prepared.args, **prepared.kwargs)
     return session.values, session.fired, out

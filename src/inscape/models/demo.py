@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from inscape.core.errors import InputError
 from inscape.core.extra import package
 from inscape.core.progress import Progress
 from inscape.models.gguf_cache import dense_copy
@@ -63,6 +64,7 @@ class Photos:
 
     Called like a transformers image processor. Takes PIL images or uint8 arrays (height, width, 3).
     argument: the name of the module's own argument. Bicubic with antialiasing, as the weights were trained.
+    Raises: InputError for an array of another kind or shape, which would be read as another picture.
     """
 
     size: int = 224
@@ -76,7 +78,13 @@ class Photos:
     def _one(self, image: Any) -> Float[Tensor, "3 height width"]:
         if hasattr(image, "convert"):  # PIL: grey and transparent pictures become colour
             image = image.convert("RGB")
-        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float()
+        array = np.array(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise InputError(
+                f"a photograph is a uint8 array with the shape (height, width, 3); got {array.dtype} {array.shape}.\n"
+                "  scale it to 0..255 and put the colours last, give a PIL image, or pass the module's own tensor."
+            )
+        pixels = torch.from_numpy(array).permute(2, 0, 1).float()
         height, width = pixels.shape[1:]
         scale = self.resize / min(height, width)
         shape = [max(self.size, round(height * scale)), max(self.size, round(width * scale))]

@@ -78,7 +78,7 @@ class Stack:
     embed, final_norm: taps from the root (so ":in" and alternatives work).
     config: attribute of the model's config that describes this stack ("vision_config"); empty for the config itself.
     heads, kv_heads: names of the config's head counts, first one found.
-    stages: nested block lists ("stages.{i}.blocks.{j}"): `blocks` then holds stages, `inner` the list inside each.
+    inner: for nested lists ("stages.{i}.blocks.{j}"), whose stages are `blocks`: the list inside each stage.
     """
 
     blocks: str

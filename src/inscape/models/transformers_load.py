@@ -4,7 +4,9 @@ Nothing is added to that load: one call of `from_pretrained` with the class the 
 model folder is ever run, and no attention implementation is forced.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,10 @@ def load_module(place: str, *, label: str, options: dict[str, Any]) -> tuple[nn.
     tried: list[tuple[str, list[str]]] = []
     for found in classes_for(config, label):
         try:
-            module, info = found.from_pretrained(
-                place, config=config, output_loading_info=True, trust_remote_code=False, **options
-            )
+            with quiet_bars(place):
+                module, info = found.from_pretrained(
+                    place, config=config, output_loading_info=True, trust_remote_code=False, **options
+                )
         except Exception as error:
             raise _explained(error, place, label) from error
         missing = sorted(info["missing_keys"])
@@ -56,6 +59,29 @@ def load_module(place: str, *, label: str, options: dict[str, Any]) -> tuple[nn.
         "  they would be random numbers, so the model is not opened.\n"
         f"  if that is what you want, load it yourself (transformers.{name}.from_pretrained) and open the module."
     )
+
+
+@contextmanager
+def quiet_bars(place: str) -> Iterator[None]:
+    """No progress bars of transformers while a folder is read: `progress` of `open` tells what goes on.
+
+    The bars of a download on a terminal stay, since only they know how far it is, and so do bars that were asked for
+    (HF_HUB_DISABLE_PROGRESS_BARS=0). The switch is one of the process; it is put back, also after an error.
+    """
+    bars = package("transformers", "hf", "opening a model").utils.logging
+    hub = package("huggingface_hub", "hf", "opening a model")
+    downloads = sys.stderr.isatty() and not Path(place).is_dir()
+    if downloads or not bars.is_progress_bar_enabled() or hub.constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
+        yield
+        return
+    hub_is_quiet = hub.utils.are_progress_bars_disabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()  # switches the hub's own on as well
+        if hub_is_quiet:
+            hub.utils.disable_progress_bars()
 
 
 def classes_for(config: Any, label: str) -> tuple[Any, ...]:

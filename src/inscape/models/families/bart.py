@@ -1,19 +1,9 @@
 """BART: an encoder-decoder whose stream is normalised after every addition; the MLP is two layers of the block."""
 
+from inscape.models.families.parts_encoder import CROSS_PARTS, FC_PARTS
 from inscape.models.family import Family, Stack
 
-ENCODER = {
-    "resid_pre": ":in",
-    "attn.in": "self_attn:in",
-    "attn.z": "self_attn.out_proj:in",
-    "attn_out": "self_attn",
-    "resid_mid": "self_attn_layer_norm",
-    "mlp.in": "fc1:in",
-    "mlp.pre": "fc1",
-    "mlp.act": "fc2:in",
-    "mlp_out": "fc2",
-    "resid_post": "",
-}
+ENCODER = {**FC_PARTS, "resid_mid": "self_attn_layer_norm"}
 
 BART = Family(
     name="bart",
@@ -32,9 +22,7 @@ BART = Family(
             blocks="model.decoder.layers",
             sites={
                 **ENCODER,
-                "cross.in": "encoder_attn:in",
-                "cross.z": "encoder_attn.out_proj:in",
-                "cross_out": "encoder_attn",
+                **CROSS_PARTS,
                 "resid_mid": "encoder_attn_layer_norm",
             },
             attention="self_attn",

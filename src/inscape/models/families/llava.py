@@ -1,32 +1,15 @@
 """LLaVA: a CLIP or SigLIP vision tower before a Llama, Mistral or Qwen2 language model."""
 
+from dataclasses import replace
+
 from inscape.models.families.parts import PRE_NORM
-from inscape.models.families.parts_encoder import CLIP_BLOCK
-from inscape.models.family import Family, Stack
+from inscape.models.families.parts_encoder import AFTER_VISION, BEFORE_TEXT
+from inscape.models.family import Family
 
 LLAVA = Family(
     name="llava",
     model_types=("llava",),
-    stacks=(
-        Stack(
-            blocks="model.vision_tower.encoder.layers",
-            sites=CLIP_BLOCK,
-            attention="self_attn",
-            prefix="vision.",
-            embed="model.vision_tower.embeddings",
-            final_norm="model.vision_tower.post_layernorm",
-            config="vision_config",
-        ),
-        Stack(
-            blocks="model.language_model.layers",
-            sites=PRE_NORM,
-            attention="self_attn",
-            prefix="text.",
-            embed="model.language_model.embed_tokens",
-            final_norm="model.language_model.norm",
-            config="text_config",
-        ),
-    ),
+    stacks=(BEFORE_TEXT, replace(AFTER_VISION, sites=PRE_NORM)),
     logits="lm_head",
     notes={
         "text.embed": "before the image features take the places of the image tokens",

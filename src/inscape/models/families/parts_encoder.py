@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from inscape.models.family import Taps
+from inscape.models.family import Stack, Taps
 
 # BERT and its descendants: the stream is normalised after each addition.
 BERT_BLOCK: Mapping[str, Taps] = {
@@ -31,6 +31,69 @@ CLIP_BLOCK: Mapping[str, Taps] = {
     "mlp.act": "mlp.fc2:in",
     "mlp_out": "mlp",
     "resid_post": "",
+}
+
+# Contrastive pairs: a text and a vision tower side by side.
+PAIR_TEXT = Stack(
+    blocks="text_model.encoder.layers",
+    sites=CLIP_BLOCK,
+    attention="self_attn",
+    prefix="text.",
+    embed="text_model.embeddings.token_embedding",
+    final_norm="text_model.final_layer_norm",
+    config="text_config",
+)
+PAIR_VISION = Stack(
+    blocks="vision_model.encoder.layers",
+    sites=CLIP_BLOCK,
+    attention="self_attn",
+    prefix="vision.",
+    embed="vision_model.embeddings",
+    final_norm="vision_model.post_layernorm",
+    config="vision_config",
+)
+PAIR_NOTES = {
+    "text.embed": "token vectors alone; positions are added before layers.0.resid_pre",
+    "logits": "similarities of the two towers' pooled outputs, made by no module",
+}
+NO_CLASS_TOKEN = "patches with positions, as layers.0.resid_pre; there is no class token"
+
+# Such a vision tower before a language model, whose own blocks are given by the family.
+BEFORE_TEXT = Stack(
+    blocks="model.vision_tower.encoder.layers",
+    sites=CLIP_BLOCK,
+    attention="self_attn",
+    prefix="vision.",
+    embed="model.vision_tower.embeddings",
+    final_norm="model.vision_tower.post_layernorm",
+    config="vision_config",
+)
+AFTER_VISION = Stack(
+    blocks="model.language_model.layers",
+    sites={},
+    attention="self_attn",
+    prefix="text.",
+    embed="model.language_model.embed_tokens",
+    final_norm="model.language_model.norm",
+    config="text_config",
+)
+
+# BART and Whisper: the MLP is two layers of the block itself; where the middle of the stream is differs.
+FC_PARTS: Mapping[str, Taps] = {
+    "resid_pre": ":in",
+    "attn.in": "self_attn:in",
+    "attn.z": "self_attn.out_proj:in",
+    "attn_out": "self_attn",
+    "mlp.in": "fc1:in",
+    "mlp.pre": "fc1",
+    "mlp.act": "fc2:in",
+    "mlp_out": "fc2",
+    "resid_post": "",
+}
+CROSS_PARTS: Mapping[str, Taps] = {
+    "cross.in": "encoder_attn:in",
+    "cross.z": "encoder_attn.out_proj:in",
+    "cross_out": "encoder_attn",
 }
 
 # DINOv2 and DINOv3: what enters the stream is the output of the layer scale.

@@ -2,40 +2,26 @@
 
 from dataclasses import replace
 
-from inscape.models.families.parts_encoder import CLIP_BLOCK
-from inscape.models.family import Family, Stack
+from inscape.models.families.parts_encoder import NO_CLASS_TOKEN, PAIR_NOTES, PAIR_TEXT, PAIR_VISION
+from inscape.models.family import Family
 
-_TEXT = Stack(
-    blocks="text_model.encoder.layers",
-    sites=CLIP_BLOCK,
-    attention="self_attn",
-    prefix="text.",
-    embed="text_model.embeddings.token_embedding",
-    final_norm="text_model.final_layer_norm",
-    config="text_config",
-)
-_VISION = Stack(
-    blocks="vision_model.encoder.layers",
-    sites=CLIP_BLOCK,
-    attention="self_attn",
-    prefix="vision.",
-    embed="vision_model.embeddings",
-    final_norm="vision_model.post_layernorm",
-    config="vision_config",
-)
 _NOTES = {
-    "text.embed": "token vectors alone; positions are added before layers.0.resid_pre",
-    "vision.embed": "patches with positions, as layers.0.resid_pre; there is no class token",
-    "logits": "similarities of the two towers' pooled outputs, made by no module",
+    **PAIR_NOTES,
+    "vision.embed": NO_CLASS_TOKEN,
 }
 
 SIGLIP = Family(
-    name="siglip", model_types=("siglip",), stacks=(_VISION, _TEXT), logits="classifier", positions="own", notes=_NOTES
+    name="siglip",
+    model_types=("siglip",),
+    stacks=(PAIR_VISION, PAIR_TEXT),
+    logits="classifier",
+    positions="own",
+    notes=_NOTES,
 )
 SIGLIP_TEXT = Family(
     name="siglip_text",
     model_types=("siglip_text_model",),
-    stacks=(replace(_TEXT, prefix="", config=""),),
+    stacks=(replace(PAIR_TEXT, prefix="", config=""),),
     logits=None,
     positions="own",
     notes={"embed": _NOTES["text.embed"]},
@@ -43,7 +29,7 @@ SIGLIP_TEXT = Family(
 SIGLIP_VISION = Family(
     name="siglip_vision",
     model_types=("siglip_vision_model",),
-    stacks=(replace(_VISION, prefix="", config=""),),
+    stacks=(replace(PAIR_VISION, prefix="", config=""),),
     logits=None,
     positions="none",
     notes={"embed": _NOTES["vision.embed"]},

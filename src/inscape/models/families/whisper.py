@@ -1,19 +1,9 @@
 """Whisper: a pre-norm encoder-decoder over log-mel spectrograms; the MLP is two layers of the block itself."""
 
+from inscape.models.families.parts_encoder import CROSS_PARTS, FC_PARTS
 from inscape.models.family import Family, Stack
 
-ENCODER = {
-    "resid_pre": ":in",
-    "attn.in": "self_attn:in",
-    "attn.z": "self_attn.out_proj:in",
-    "attn_out": "self_attn",
-    "resid_mid": "final_layer_norm:in",
-    "mlp.in": "fc1:in",
-    "mlp.pre": "fc1",
-    "mlp.act": "fc2:in",
-    "mlp_out": "fc2",
-    "resid_post": "",
-}
+ENCODER = {**FC_PARTS, "resid_mid": "final_layer_norm:in"}
 
 WHISPER = Family(
     name="whisper",
@@ -30,9 +20,7 @@ WHISPER = Family(
             blocks="model.decoder.layers",
             sites={
                 **ENCODER,
-                "cross.in": "encoder_attn:in",
-                "cross.z": "encoder_attn.out_proj:in",
-                "cross_out": "encoder_attn",
+                **CROSS_PARTS,
             },
             attention="self_attn",
             cross="encoder_attn",
