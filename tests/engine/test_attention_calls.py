@@ -1,5 +1,6 @@
 """Attention of modules that compute it themselves: q, k, v, scores and pattern out of the torch calls they make."""
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ each_case = pytest.mark.parametrize(("name", "kernel"), CASES)
 def opened(name: str, kernel: str) -> ins.Model:
     module = build(name)
     if kernel == "eager" and name in SDPA:
-        module = AutoModelForCausalLM.from_config(module.config, attn_implementation="eager").eval()
+        module = AutoModelForCausalLM.from_config(copy.deepcopy(module.config), attn_implementation="eager").eval()
         module.load_state_dict(build(name).state_dict())
     assert module.config._attn_implementation == kernel
     return ins.open(module)

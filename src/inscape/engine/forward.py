@@ -104,7 +104,7 @@ def _key(read: Read, reduce: Any) -> Any:
 
 def one_call(model: Model, prepared: Inputs) -> Columns:
     """The columns of a single forward of the whole module, which then needs no cache unless one was asked for."""
-    if "use_cache" not in prepared.kwargs and _can_cache(model.module):
+    if "use_cache" not in prepared.kwargs and can_cache(model.module):
         prepared.kwargs["use_cache"] = False
     width = prepared.mask.shape[1] if prepared.mask is not None else None
     columns = Columns(prepared.mask, prepared.tokens, width, model.main_prefixes)
@@ -128,7 +128,7 @@ def _decoder_columns(columns: Columns, prepared: Inputs) -> None:
         columns.step = None
 
 
-def _can_cache(module: nn.Module) -> bool:
+def can_cache(module: nn.Module) -> bool:
     config = getattr(module, "config", None)
     return hasattr(config, "use_cache") and accepts(module, "use_cache")
 

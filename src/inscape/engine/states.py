@@ -2,7 +2,7 @@
 
 from inscape.core.errors import InscapeError
 from inscape.engine.evidence import Evidence, gap
-from inscape.engine.forward import accepts_cached, run
+from inscape.engine.forward import can_cache, run
 from inscape.engine.recurrences import RECURRENCES, Seen, shown_by
 from inscape.engine.replay import CACHES
 from inscape.models.family import Stack
@@ -34,7 +34,7 @@ def read_out(ev: Evidence, stack: Stack, block: Block) -> None:
 def cached(ev: Evidence, blocks: tuple[Block, ...]) -> None:
     """The state after the last token is the one that the model's own cache keeps."""
     points = [b.points["ssm.state"] for b in blocks if ev.of(b, "ssm.state") is not None]
-    if not points or not accepts_cached(ev.model.module):
+    if not points or not can_cache(ev.model.module):
         return
     try:
         out = run(ev.model, ev.inputs, output=True, use_cache=True).output
