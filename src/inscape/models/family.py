@@ -65,12 +65,9 @@ class Stack:
         the bare model and wrapped models are found by dropping or adding leading names.
     sites: canonical name -> tap(s) within a block ("resid_post": "", "mlp.act": "mlp.down_proj:in").
     attention, cross: the module(s) that call transformers' attention interface: offers q, k, v, scores, pattern.
-<<<<<<< HEAD
     recurrence: the kind of recurrence in the mixer (a key of `engine.recurrences.RECURRENCES`): offers ssm.state.
-=======
     attention_calls: the module(s) that compute attention with torch's own functions instead, seen in their calls;
         attention_names: which of q, k, v, scores, pattern they then offer.
->>>>>>> h2
     experts: the module that holds stacked experts behind transformers' experts interface.
     adds: how the parts enter the stream. "sequential": each after the other, with a middle; "parallel": side by side;
         "post_norm": the stream is normalised after every addition, by `norms` in order; "other": not a plain sum.
