@@ -34,6 +34,10 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "load_edits": "core.edit_file",
     "span": "core.positions",
     "tokens": "core.positions",
+    "record": "store.record",
+    "Store": "store.store",
+    "top_k": "store.keep",
+    "project": "store.keep",
     "report": "reports.report",
     "plan": "reports.plan",
     **dict.fromkeys(
@@ -81,6 +85,9 @@ if TYPE_CHECKING:
     from inscape.models.open import open
     from inscape.reports.plan import plan
     from inscape.reports.report import report
+    from inscape.store.keep import project, top_k
+    from inscape.store.record import record
+    from inscape.store.store import Store
 
 
 def __getattr__(name: str) -> Any:

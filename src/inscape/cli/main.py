@@ -1,4 +1,4 @@
-"""The command line: `inscape sites | run | generate | report | plan`, thin over the public list.
+"""The command line: `inscape sites | run | generate | record | store | report | plan`, thin over the public list.
 
 Exit codes: 0 fine, 1 an error that inscape explains, 2 wrong usage, 130 interrupted. Nothing heavy is imported before
 a command runs, so that help is quick and needs no torch.
@@ -13,9 +13,11 @@ from cyclopts import App, CycloptsError
 import inscape
 from inscape.cli.generate import generate
 from inscape.cli.plan import plan
+from inscape.cli.record import record
 from inscape.cli.report import report
 from inscape.cli.run import run
 from inscape.cli.sites import sites
+from inscape.cli.store import repair, show, verify
 from inscape.core.errors import InscapeError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -35,10 +37,15 @@ def build() -> App:
         (sites, "MODEL [PATTERN]"),
         (run, "MODEL TEXT..."),
         (generate, "MODEL TEXT..."),
+        (record, "MODEL DATA --to FOLDER"),
         (report, "MODEL [TEXTFILE]"),
         (plan, "MODEL"),
     ):
         app.command(command, usage=f"Usage: inscape {command.__name__} {takes} [OPTIONS]")
+    store = App(name="store", help="Look at, check and mend a folder of recorded activations.")
+    for command in (show, verify, repair):
+        store.command(command, usage=f"Usage: inscape store {command.__name__} FOLDER [OPTIONS]")
+    app.command(store)
     return app
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inscape.core.costs import peak_bytes, words_of
 from inscape.core.errors import FileError, InputError
 from inscape.core.progress import Progress, tell
 from inscape.models.model import Model
 from inscape.models.open import open as open_model
 from inscape.reports.material import Material, gather
-from inscape.reports.plan import Plan, peak_bytes, plan, words_of
+from inscape.reports.plan import Plan, plan_report
 from inscape.reports.sections import heads, lens, neurons, outliers, skipping, stream
 from inscape.reports.sections import model as about
 from inscape.view.figure import Section
@@ -97,7 +98,7 @@ def report(
         raise FileError(f"cannot write {str(to)!r}: there is no folder {str(Path(to).parent)!r}.")
     model = open_model(model) if not isinstance(model, Model) else model
     material = gather(model, texts, seed=seed)
-    predicted = plan(model, material=material)
+    predicted = plan_report(model, material)
     tell(progress, f"predicted: {predicted}", 0.0)
     made: list[Section] = []
     known = dict(predicted.parts)

@@ -1,0 +1,127 @@
+"""Shuffled batches: every row once, truly mixed, resumable to the batch, shared out over ranks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import inscape as ins
+from tests.store.made import make, rows
+
+SIZES = [700, 13, 0, 1300, 487]
+TOTAL = sum(SIZES)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> "ins.Store":
+    return make(tmp_path_factory.mktemp("store"), SIZES, writers=2)
+
+
+def numbers(batches: object) -> list[int]:
+    return [int(i) for b in batches for i in b["x"][:, 0]]  # type: ignore[attr-defined]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(1, 400), block=st.integers(1, 300), pool=st.integers(1, 3000), shuffle=st.booleans(),
+    seed=st.integers(0, 5),
+)  # fmt: skip
+def test_an_epoch_gives_every_row_once(
+    store: "ins.Store", n: int, block: int, pool: int, shuffle: bool, seed: int
+) -> None:
+    batches = store.batches(n, ["x", "half"], block=block, pool_rows=pool, shuffle=shuffle, seed=seed, last=True)
+    found = [(int(b["x"][j, 0]), float(b["half"][j, 0, 0])) for b in batches for j in range(len(b["x"]))]
+    assert sorted(i for i, _ in found) == list(range(TOTAL))
+    assert all(half == float(torch.tensor(float(i % 128)).bfloat16()) for i, half in found)
+    if not shuffle:
+        assert [i for i, _ in found] == list(range(TOTAL))
+
+
+def test_epochs_differ_and_repeat_with_their_seed(store: "ins.Store") -> None:
+    batches = store.batches(100, "x", block=16, seed=3)
+    first, second = numbers(batches), numbers(batches)
+    assert len(first) == len(batches) * 100 == 2500
+    assert first != second
+    again = store.batches(100, "x", block=16, seed=3)
+    assert (numbers(again), numbers(again)) == (first, second)
+    assert numbers(store.batches(100, "x", block=16, seed=4)) != first
+
+
+@settings(deadline=None, max_examples=20)
+@given(stop=st.integers(0, 24), n=st.integers(30, 300), pool=st.integers(50, 2000))
+def test_a_state_goes_on_with_the_very_next_batch(store: "ins.Store", stop: int, n: int, pool: int) -> None:
+    def fresh() -> object:
+        return store.batches(n, "x", block=16, pool_rows=pool, seed=1)
+
+    whole, batches = numbers(fresh()), fresh()
+    stop = min(stop, len(batches) - 1)  # type: ignore[arg-type]
+    begun = iter(batches)  # type: ignore[call-overload]
+    before = [int(i) for _ in range(stop) for i in next(begun)["x"][:, 0]]
+    state = batches.state_dict()  # type: ignore[attr-defined]
+    resumed = fresh()
+    resumed.load_state_dict(state)  # type: ignore[attr-defined]
+    assert before + numbers(resumed) == whole
+
+
+def test_a_state_of_other_batches_is_refused(store: "ins.Store") -> None:
+    state = store.batches(10, "x").state_dict()
+    with pytest.raises(ins.InputError, match="n 10 there, 20 here"):
+        store.batches(20, "x").load_state_dict(state)
+    with pytest.raises(ins.InputError, match="ranks count from 0"):
+        store.batches(20, "x", rank=2, world=2)
+    with pytest.raises(ins.InputError, match="at least 1"):
+        store.batches(0, "x")
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_share_the_rows_and_have_equally_many_batches(store: "ins.Store", world: int) -> None:
+    shares = [numbers(store.batches(20, "x", block=32, rank=r, world=world)) for r in range(world)]
+    assert len({len(s) for s in shares}) == 1
+    together = [i for s in shares for i in s]
+    assert len(set(together)) == len(together) > TOTAL - 32 * world - 20 * world
+
+
+def test_the_order_is_close_to_a_true_permutation(store: "ins.Store") -> None:
+    """Spearman's rho with the stored order, and the mean distance of stored neighbours, as a permutation has them."""
+    order = np.array(numbers(store.batches(50, "x", block=8, pool_rows=640, seed=11)))
+    place = np.empty(TOTAL)
+    place[order] = np.arange(TOTAL)
+    n = TOTAL
+    rho = np.corrcoef(np.arange(n), place)[0, 1]
+    assert abs(rho) < 4 / np.sqrt(n)  # its standard error under a true permutation is 1 / sqrt(n)
+    apart = np.abs(np.diff(place))
+    across = apart[np.arange(n - 1) % 8 == 7]  # neighbours in the store that lie in two blocks
+    assert abs(across.mean() / ((n + 1) / 3) - 1) < 4 * 0.71 / np.sqrt(
+        len(across)
+    )  # E = (n + 1) / 3, sd = n / sqrt(18)
+    inside = apart[np.arange(n - 1) % 8 != 7]  # in one block: mixed within the pool of 640
+    assert abs(inside.mean() / (641 / 3) - 1) < 0.1
+    unmixed = np.array(numbers(store.batches(50, "x", shuffle=False)))
+    assert np.abs(np.diff(unmixed)).mean() == 1  # the control: what no shuffle looks like
+
+
+def test_a_reader_that_is_left_early_stops(store: "ins.Store") -> None:
+    import threading
+
+    before = threading.active_count()
+    for _ in range(5):
+        for _batch in store.batches(10, "x", pool_rows=64, block=16):
+            break
+    assert threading.active_count() <= before + 1
+
+
+def test_batches_train_the_same_probe_as_memory(tmp_path: Path) -> None:
+    """One epoch of least squares by batches: sums over batches are sums over rows, whatever the order."""
+    store = make(tmp_path, [500, 700])
+    x = rows(0, 1200)["x"][0].double()
+    target = (torch.arange(1200) % 5).double()
+    gram, cross = torch.zeros(4, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    for batch in store.batches(64, ["x", "sample", "pos"], last=True):
+        b = batch["x"].double()
+        y = ((batch["sample"] * 10 + batch["pos"]) % 5).double()
+        gram, cross = gram + b.T @ b, cross + b.T @ y
+    torch.testing.assert_close(gram, x.T @ x)
+    torch.testing.assert_close(cross, x.T @ target)
