@@ -17,7 +17,7 @@ from inscape.cli import console
 from inscape.cli.main import build, main
 from tests.common.small import direction, gpt2_module
 
-COMMANDS = ("sites", "run", "generate", "report", "plan")
+COMMANDS = ("sites", "run", "generate", "record", "report", "plan")
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,37 @@ def test_json_is_all_there_is_on_both_streams(folder, capsys):
 
 
 def test_every_command_is_there():
-    assert {name for name in build() if not name.startswith("-")} == set(COMMANDS)
+    assert {name for name in build() if not name.startswith("-")} == {*COMMANDS, "store"}
+
+
+def test_record_goes_on_and_store_looks_after_it(folder, capsys, tmp_path):
+    texts, to = tmp_path / "texts.txt", str(tmp_path / "acts")
+    texts.write_text("w3 w4 w5\nw6 w7\n\nw8 w9 w10 w11\n")
+    argv = ["record", folder, str(texts), "--to", to, "--dtype", "bfloat16"]
+    assert main([*argv, "--worker", "1/2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) | {"store": "", "plan": {}} == {
+        "store": "", "rows": 0, "complete": False, "plan": {},
+    }  # fmt: skip
+    assert main(argv) == 0
+    said = capsys.readouterr()
+    assert "9 rows of 3 samples" in said.out
+    assert "record: 9 rows of 9 tokens" in said.err
+    assert main([*argv, "--reduce", "last"]) == 1
+    assert "holds a record of something else" in capsys.readouterr().err
+    assert main(["store", "show", to]) == 0
+    assert "a writer took" in capsys.readouterr().out
+    assert main(["store", "verify", to]) == 0
+    (shard,) = (tmp_path / "acts" / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert main(["store", "verify", to, "--quick"]) == 1
+    said = capsys.readouterr()
+    assert "it was cut" in said.out
+    assert "inscape store repair" in said.err
+    assert main(["store", "repair", to]) == 0
+    assert main(argv) == 0
+    assert main(["store", "verify", to, "--json"]) == 0
+    assert main(["record", folder, str(texts), "--to", to, "--worker", "2/2"]) == 1
+    assert "write i/n" in capsys.readouterr().err
 
 
 def test_plan_predicts_a_report(folder, capsys):

@@ -1,5 +1,6 @@
 """Recording: rows are the engine's values, whoever computes them, however often it was stopped."""
 
+import copy
 import errno
 import os
 from pathlib import Path
@@ -10,13 +11,18 @@ import torch
 
 import inscape as ins
 from inscape.store.check import verify
-from tests.common.small import gpt2
+from tests.common.small import gpt2, gpt2_module
 
 SITES = ["layers.0.resid_post", "layers.2.attn_out"]
 
 
 def data(n: int = 23) -> list[list[int]]:
     return [[(7 * i + j) % 60 + 1 for j in range(3 + (5 * i) % 11)] for i in range(n)]
+
+
+def own() -> "ins.Model":
+    """A model whose weights this test may change."""
+    return ins.open(copy.deepcopy(gpt2_module()))
 
 
 def same(a: "ins.Store", b: "ins.Store") -> None:
@@ -107,13 +113,13 @@ def test_a_failed_record_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_changed_job_is_refused_with_the_differences(tmp_path: Path) -> None:
-    model, to = gpt2(), tmp_path / "s"
+    model, to = own(), tmp_path / "s"
     ins.record(model, data(), SITES, to, dtype="bfloat16")
-    with pytest.raises(ins.FileError, match="dtype: bfloat16 in the store, float16 asked for"):
+    with pytest.raises(ins.FileError, match=r"dtype: bfloat16 in the store, float16 asked for"):
         ins.record(model, data(), SITES, to, dtype="float16")
-    with pytest.raises(ins.FileError, match="data: .* asked for"):
+    with pytest.raises(ins.FileError, match=r"data: .* asked for"):
         ins.record(model, data()[1:], SITES, to, dtype="bfloat16")
-    with pytest.raises(ins.FileError, match="job.reduce: None in the store, last asked for"):
+    with pytest.raises(ins.FileError, match=r"job.reduce: None in the store, last asked for"):
         ins.record(model, data(), SITES, to, dtype="bfloat16", reduce="last")
     with torch.no_grad():
         model.module.transformer.h[0].mlp.c_fc.weight.mul_(1.1)
@@ -122,7 +128,7 @@ def test_a_changed_job_is_refused_with_the_differences(tmp_path: Path) -> None:
 
 
 def test_values_that_do_not_fit_are_refused_or_scaled_never_infinite(tmp_path: Path) -> None:
-    model = gpt2()
+    model = own()
     with torch.no_grad():
         model.module.transformer.h[0].mlp.c_proj.bias[3] = 1e6
     site = "layers.0.resid_post"
@@ -139,7 +145,7 @@ def test_values_that_do_not_fit_are_refused_or_scaled_never_infinite(tmp_path: P
 
 
 def test_what_the_model_itself_gets_wrong_is_said_with_site_and_token(tmp_path: Path) -> None:
-    model = gpt2()
+    model = own()
     with torch.no_grad():
         model.module.transformer.wte.weight[9] = torch.nan
     with pytest.raises(ins.NotFiniteError, match=r"the model itself computed nan \(position \d+, token \d+"):
@@ -175,7 +181,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
     with pytest.raises(ins.FileError, match=r"could not be written.*\n.*choose a folder"):
         ins.record(gpt2(), data(), SITES, tmp_path / "file" / "s")
 
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", "acts")
 
     monkeypatch.setattr(Path, "mkdir", refused)

@@ -74,8 +74,8 @@ def record(
         planned = ins.plan(opened, data, "record", sites=sites, **settings)
         tell(str(planned), None)
         store = ins.record(
-            opened, data, sites, to, engine=engine, worker=(int(share[1]), int(share[2])), workers=workers, plan=planned,
-            progress=tell, **settings,
+            opened, data, sites, to, engine=engine, worker=(int(share[1]), int(share[2])), workers=workers,
+            plan=planned, progress=tell, **settings,
         )  # fmt: skip
     if as_json:
         print_json({"store": str(store.path), "rows": len(store), "complete": store.is_complete, "plan": planned})

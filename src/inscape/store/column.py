@@ -42,8 +42,9 @@ class LazyColumn:
     """A column of a store. `column[10:20]`, `column[[3, 1, 2]]`, `column[mask]`, `column[5]` give tensors.
 
     A slice reads consecutive bytes; picked rows come from memory maps in file order and are put in the order asked
-    for. Values keep their stored type (scaled ones come as float32). Cost: the bytes asked for, and a page fault a row where rows are far apart and
-    not cached: for training use `store.batches`.
+    for. Values keep their stored type (scaled ones come as float32).
+    Cost: the bytes asked for, and a page fault a row where rows are far apart and not cached: for training use
+    `store.batches`.
     Raises: IndexError, ShapeError for an index that is none.
     """
 

@@ -15,8 +15,10 @@ TIMED = 24  # samples that are run
 
 @dataclass(frozen=True)
 class RecordPlan:
-    """A predicted record. seconds: wall time of one worker on this machine as it is now; bytes: on disk; peak_bytes:
-    the largest resident memory of the process, weights included; site_bytes: on disk by column; rows, tokens: in all.
+    """A predicted record.
+
+    seconds: wall time of one worker on this machine as it is now; bytes: on disk; peak_bytes: the largest resident
+    memory of the process, weights included; site_bytes: on disk by column; rows, tokens: in all.
     """
 
     seconds: float
@@ -29,8 +31,8 @@ class RecordPlan:
     def __str__(self) -> str:
         sites = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in self.site_bytes.items())
         return (
-            f"record: {self.rows:,} rows of {self.tokens:,} tokens, {self.bytes / 1e6:,.1f} MB on disk ({sites}), about "
-            f"{words_of(self.seconds)}, {self.peak_bytes / 2**30:.1f} GiB of memory"
+            f"record: {self.rows:,} rows of {self.tokens:,} tokens, {self.bytes / 1e6:,.1f} MB on disk ({sites}), "
+            f"about {words_of(self.seconds)}, {self.peak_bytes / 2**30:.1f} GiB of memory"
         )
 
 

@@ -234,7 +234,8 @@ def _refuse(value: Tensor, wrong: Tensor, name: str, rows: _Rows, why: str) -> N
     token = int(rows.token[spot[0]])
     where = f"position {int(rows.pos[spot[0]])}, token {token}" if token >= 0 else f"row {spot[0]}"
     raise NotFiniteError(
-        f"{name}: {why} {value[tuple(spot)].item():.6g} ({where}; {int(wrong.flatten(1).any(1).sum())} rows of this batch).\n"
+        f"{name}: {why} {value[tuple(spot)].item():.6g} "
+        f"({where}; {int(wrong.flatten(1).any(1).sum())} rows of this batch).\n"
         "  store bfloat16 or float32, or say overflow='scale'; allow_nan=True keeps what the model computed."
     )
 

@@ -132,7 +132,8 @@ class Store:
         columns = "\n".join(
             f"  {c.name}  {' '.join(map(str, c.shape)) or 'number'}  {c.dtype}" for c in self.about.columns
         )
-        return f"{self.path}: {len(self):,} rows of {self.about.n_samples:,} samples, {size / 1e6:,.1f} MB, {done}\n{columns}"
+        head = f"{self.path}: {len(self):,} rows of {self.about.n_samples:,} samples, {size / 1e6:,.1f} MB, {done}"
+        return f"{head}\n{columns}"
 
 
 def is_store(path: str | Path) -> bool:

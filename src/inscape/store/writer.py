@@ -111,6 +111,6 @@ class Writer:
 
     def _advice(self) -> str:
         return (
-            f"{self.rows:,} rows of this writer are safe and listed; make room or choose another folder, then run the same "
-            "record again: it goes on from there."
+            f"{self.rows:,} rows of this writer are safe and listed; make room, then run the same record again: "
+            "it goes on from there."
         )
