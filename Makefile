@@ -9,7 +9,7 @@ VENV      ?= .venv
 PIP_FLAGS ?=
 ARGS      ?=
 WORKERS   ?= 2
-EXTRAS    := hf,demo,report,dev
+EXTRAS    := hf,demo,report,store,ray,dev
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SAY       := @printf '== %s\n'

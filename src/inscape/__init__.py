@@ -38,6 +38,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "Store": "store.store",
     "top_k": "store.keep",
     "project": "store.keep",
+    "import_store": "store.exchange.importing",
     "report": "reports.report",
     "plan": "reports.plan",
     **dict.fromkeys(
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from inscape.models.open import open
     from inscape.reports.plan import plan
     from inscape.reports.report import report
+    from inscape.store.exchange.importing import import_store
     from inscape.store.keep import project, top_k
     from inscape.store.record import record
     from inscape.store.store import Store

@@ -5,6 +5,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ class OpenShard:
     """A shard's handle and memory map, and where each column begins."""
 
     path: Path
-    handle: int
+    file: FileIO  # closes itself, like the map, when nobody reads from it any more
     map: mmap.mmap
     at: dict[str, int]
     rows: int
@@ -29,9 +30,6 @@ class OpenShard:
         """Bytes of a column as [rows, row_bytes], not yet read."""
         flat = np.frombuffer(self.map, np.uint8, self.rows * column.row_bytes, self.at[column.name])
         return flat.reshape(self.rows, column.row_bytes)
-
-    def __del__(self) -> None:
-        os.close(self.handle)  # the map closes itself when the last view of it is gone
 
 
 class Files:
@@ -62,20 +60,20 @@ class Files:
     def _opened(self, listed: Listed) -> OpenShard:
         path = self.folder / SHARDS / listed.shard
         check_header(path, self.columns, listed)
-        handle = os.open(path, os.O_RDONLY)
+        file = FileIO(path)
         try:
-            memory = mmap.mmap(handle, listed.bytes, access=mmap.ACCESS_READ)
+            memory = mmap.mmap(file.fileno(), listed.bytes, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            os.close(handle)
+            file.close()
             raise FileError(f"{path} cannot be mapped: {error}.\n{REPAIR}") from None
-        return OpenShard(path, handle, memory, offsets(self.columns, listed), listed.rows)
+        return OpenShard(path, file, memory, offsets(self.columns, listed), listed.rows)
 
 
 def read_into(shard: OpenShard, column: Column, start: int, out: memoryview) -> None:
     """Consecutive rows from `start` into a buffer, by pread: for data beyond memory this beats page faults 15 to 1."""
     at = shard.at[column.name] + start * column.row_bytes
     while len(out):
-        n = os.preadv(shard.handle, [out[: 1 << 30]], at)
+        n = os.preadv(shard.file.fileno(), [out[: 1 << 30]], at)
         if n <= 0:
             raise FileError(f"{shard.path} ended early while it was read: it was changed.\n{REPAIR}")
         out, at = out[n:], at + n

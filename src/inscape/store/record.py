@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +268,3 @@ def _worker(worker: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= i < n:
         raise InputError(f"worker=({i}, {n}): workers count from 0 to n - 1.")
     return i, n
-
-
-def with_model(job: Job, model: Model) -> Job:
-    """The same job on another copy of the model, as in another process."""
-    return replace(job, harvest=replace(job.harvest, model=model, matrices={}))

@@ -3,19 +3,24 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inscape.core.errors import FileError, InputError, SiteError
+from inscape.core.progress import Progress
+from inscape.core.trace import Trace
 from inscape.store import samples
 from inscape.store.batches import Batches
 from inscape.store.column import LazyColumn, Rows
 from inscape.store.files import Files
 from inscape.store.manifest import Listed, lines, segments
 from inscape.store.schema import Description, parse_description
+
+if TYPE_CHECKING:
+    from inscape.store.exchange.target import Exported
 
 DESCRIPTION = "store.json"
 
@@ -125,6 +130,33 @@ class Store:
             row = sum(c.about.row_bytes for c in chosen)
             pool_rows = max(block, min(1 << 20, (256 << 20) // max(1, row)))
         return Batches(self._rows, self.files, chosen, n, shuffle, seed, pool_rows, block, rank, world, last, pin)
+
+    def trace(
+        self, samples: Sequence[int] | int, columns: Sequence[str] | str | None = None, *, model: Any = None
+    ) -> Trace:
+        """Samples as a run would have recorded them, for `ins.patch` and `ins.replace`; see `replay.trace`."""
+        from inscape.store.replay import trace
+
+        return trace(self, samples, columns, model=model)
+
+    def export(self, to: str | Path, format: str | None = None, **options: Any) -> "Exported":
+        """Write the store for other tools: "datasets", "saelens", "npz" or "npy"; see `exchange.exporting.export`."""
+        from inscape.store.exchange.exporting import export
+
+        return export(self, to, format, **options)
+
+    def upload(self, url: str, *, progress: Progress = None) -> None:
+        """Copy the finished shards to a remote folder, or what is new of them; see `exchange.remote.upload`."""
+        from inscape.store.exchange.remote import upload
+
+        upload(self, url, progress=progress)
+
+    @staticmethod
+    def download(url: str, to: str | Path, *, progress: Progress = None) -> "Store":
+        """A remote store as a folder here, whole, or what is new of it; see `exchange.remote.download`."""
+        from inscape.store.exchange.remote import download
+
+        return download(url, to, progress=progress)
 
     def __repr__(self) -> str:
         done = "complete" if self.is_complete else f"{len(self.segments):,} of {self.about.n_units:,} units"
