@@ -256,7 +256,7 @@ def test_record_goes_on_and_store_looks_after_it(folder, capsys, tmp_path):
     assert "9 rows of 3 samples" in said.out
     assert "record: 9 rows of 9 tokens" in said.err
     assert main([*argv, "--reduce", "last"]) == 1
-    assert "holds a record of something else" in capsys.readouterr().err
+    assert "is a store of something else" in capsys.readouterr().err
     assert main(["store", "show", to]) == 0
     assert "a writer took" in capsys.readouterr().out
     assert main(["store", "verify", to]) == 0

@@ -187,3 +187,21 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(ins.FileError, match="Read-only file system"):
         ins.record(gpt2(), data(), SITES, tmp_path / "s")
+
+
+def test_statistics_taken_on_the_way_are_those_of_the_rows(tmp_path: Path) -> None:
+    from inscape.store.statistics import Covariance, Extremes, Moments
+
+    wanted = {SITES[0]: [Moments(), Extremes()], SITES[1]: Covariance()}
+    options = {"unit_samples": 3, "shard_bytes": 2000, "statistics": wanted}
+    for worker in ((0, 2), (1, 2)):
+        store = ins.record(gpt2(), data(), SITES, tmp_path / "s", worker=worker, **options)
+    told: list[str] = []
+    found = store.statistics(wanted, progress=lambda message, fraction: told.append(message))
+    assert not [t for t in told if "read" in t], told
+    x = store[SITES[0]][:].double()
+    torch.testing.assert_close(found[SITES[0]][0].mean_, x.mean(0), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ins.InputError, match="no column 'nothing' is written"):
+        ins.record(gpt2(), data(), SITES, tmp_path / "t", statistics={"nothing": Moments()})
+    with pytest.raises(ins.InputError, match="exclude each other"):
+        ins.record(gpt2(), data(), SITES, tmp_path / "u", statistics=wanted, allow_nan=True)

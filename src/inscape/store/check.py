@@ -7,11 +7,11 @@ from pathlib import Path
 
 from inscape.core.errors import FileError
 from inscape.core.progress import Progress, tell
+from inscape.store.claim import DESCRIPTION
 from inscape.store.durable import TEMPORARY, disk_errors, sync_folder, written
 from inscape.store.manifest import FOLDER, SHARDS, readable, torn
 from inscape.store.schema import Listed, parse_description, parse_listed
 from inscape.store.shard import check_header, sha256_of
-from inscape.store.store import DESCRIPTION
 
 
 @dataclass(frozen=True)

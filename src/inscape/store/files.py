@@ -3,9 +3,9 @@
 import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,13 @@ class OpenShard:
     """A shard's handle and memory map, and where each column begins."""
 
     path: Path
-    file: FileIO  # closes itself, like the map, when nobody reads from it any more
+    handle: int
     map: mmap.mmap
     at: dict[str, int]
     rows: int
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, os.close, self.handle)  # the map closes itself with the last view of it
 
     def view(self, column: Column) -> np.ndarray:
         """Bytes of a column as [rows, row_bytes], not yet read."""
@@ -60,20 +63,20 @@ class Files:
     def _opened(self, listed: Listed) -> OpenShard:
         path = self.folder / SHARDS / listed.shard
         check_header(path, self.columns, listed)
-        file = FileIO(path)
+        handle = os.open(path, os.O_RDONLY)
         try:
-            memory = mmap.mmap(file.fileno(), listed.bytes, access=mmap.ACCESS_READ)
+            memory = mmap.mmap(handle, listed.bytes, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            file.close()
+            os.close(handle)
             raise FileError(f"{path} cannot be mapped: {error}.\n{REPAIR}") from None
-        return OpenShard(path, file, memory, offsets(self.columns, listed), listed.rows)
+        return OpenShard(path, handle, memory, offsets(self.columns, listed), listed.rows)
 
 
 def read_into(shard: OpenShard, column: Column, start: int, out: memoryview) -> None:
     """Consecutive rows from `start` into a buffer, by pread: for data beyond memory this beats page faults 15 to 1."""
     at = shard.at[column.name] + start * column.row_bytes
     while len(out):
-        n = os.preadv(shard.file.fileno(), [out[: 1 << 30]], at)
+        n = os.preadv(shard.handle, [out[: 1 << 30]], at)
         if n <= 0:
             raise FileError(f"{shard.path} ended early while it was read: it was changed.\n{REPAIR}")
         out, at = out[n:], at + n

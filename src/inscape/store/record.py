@@ -1,30 +1,30 @@
 """`ins.record`: activations of any data into a folder that many jobs can write, be killed in, and go on with."""
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from inscape.core.costs import peak_bytes
-from inscape.core.errors import FileError, InputError
+from inscape.core.errors import InputError
 from inscape.core.positions import Span, check_at
 from inscape.core.progress import Progress, tell
 from inscape.engine.planning import names_of
 from inscape.models.fingerprint import tokenizer_fingerprint
 from inscape.models.model import Model
 from inscape.store import manifest, samples
+from inscape.store.claim import DESCRIPTION, claim
 from inscape.store.data import Data, data_of
-from inscape.store.durable import disk_errors, written
 from inscape.store.harvest import FLOATS, Harvest
 from inscape.store.keep import checked
 from inscape.store.outcome import keep_outcome
-from inscape.store.schema import Column, Description, differences, parse_description
-from inscape.store.store import DESCRIPTION, Store
+from inscape.store.schema import Column, Description, parse_description
+from inscape.store.statistics.watch import Watch
+from inscape.store.store import Store
 from inscape.store.writer import SHARD_BYTES, Unit, Writer
 
 UNIT_SAMPLES = 64
@@ -40,6 +40,7 @@ class Job:
     about: Description
     keep_text: bool = True
     shard_bytes: int = SHARD_BYTES
+    statistics: Mapping[Any, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def is_one_row(self) -> bool:
@@ -50,6 +51,13 @@ class Job:
         """Work units of this worker that nobody has listed."""
         done = manifest.done_units(self.to)
         return [u for u in range(worker, self.about.n_units, workers) if u not in done]
+
+    def watch(self, writer: str) -> Watch | None:
+        """The statistics that one writer takes on the way."""
+        if not self.statistics:
+            return None
+        wanted = {at: [statistic.fresh() for statistic in several] for at, several in self.statistics.items()}
+        return Watch(self.to, writer, self.about.columns, wanted)
 
     def unit(self, number: int) -> Unit:
         """Compute one work unit."""
@@ -85,6 +93,7 @@ def record(
     keep_text: bool = True,
     worker: tuple[int, int] = (0, 1),
     workers: int = 2,
+    statistics: Mapping[Any, Any] | None = None,
     plan: Any = None,
     progress: Progress = None,
 ) -> Store:
@@ -101,6 +110,8 @@ def record(
         listed together. shard_bytes: size of a file.
     worker: (i, n), this process takes every n-th work unit: start n of them on one folder, no locks are needed.
     engine: "local", or "ray" with so many `workers` on the cluster that is there.
+    statistics: {column: statistic or [statistics]} of `inscape.store.statistics`, taken on the way, so that
+        `store.statistics` need not read the rows again.
     plan: what `ins.plan` predicted, to be kept beside the outcome.
     A killed or failed record loses the shards not yet listed and nothing else. What is in the folder must have been
     recorded with the same model, data, sites and settings, else FileError shows the differences.
@@ -113,6 +124,11 @@ def record(
         batch_tokens=batch_tokens, batch_rows=batch_rows, unit_samples=unit_samples, shard_bytes=shard_bytes,
         overflow=overflow, allow_nan=allow_nan, keep_text=keep_text,
     )  # fmt: skip
+    if statistics and allow_nan:
+        raise InputError("statistics= and allow_nan=True exclude each other: NaN would be in every sum.")
+    several = {at: list(s) if isinstance(s, (list, tuple)) else [s] for at, s in (statistics or {}).items()}
+    job = replace(job, statistics=several)
+    job.watch("")  # wrong columns are known now
     if engine == "ray":
         from inscape.store.on_ray import run_on_ray
 
@@ -150,7 +166,7 @@ def prepare(
     about = _described(harvest, samples_, per_unit)
     job = Job(harvest, samples_, folder, about, keep_text, shard_bytes)
     if to is not None:
-        _claim(job)
+        claim(job.to, job.about)
     return job
 
 
@@ -162,7 +178,7 @@ def write(
     todo = job.todo(worker, workers) if units is None else list(units)
     name = f"w{worker}-{os.getpid():x}-{time.time_ns():x}"
     start, rows = time.perf_counter(), 0
-    with Writer(job.to, name, job.about.columns, shard_bytes=job.shard_bytes) as writer:
+    with Writer(job.to, name, job.about.columns, shard_bytes=job.shard_bytes, watch=job.watch(name)) as writer:
         for i, number in enumerate(todo):
             unit = job.unit(number)
             writer.put(unit)
@@ -235,32 +251,6 @@ def _described(harvest: Harvest, data: Data, unit_samples: int) -> Description:
 
 def _said(reduce: Any) -> str | None:
     return None if reduce is None else repr(reduce) if not isinstance(reduce, (str, Span)) else str(reduce)
-
-
-def _claim(job: Job) -> None:
-    """Make the folder, or see that the one there is of the same job."""
-    path = job.to / DESCRIPTION
-    advice = "choose a folder that can be written to."
-    with disk_errors(f"the store {job.to}", lambda: advice):
-        for inner in ("", manifest.FOLDER, manifest.SHARDS, samples.FOLDER):
-            (job.to / inner).mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            strangers = [
-                p for p in job.to.iterdir() if p.name not in (manifest.FOLDER, manifest.SHARDS, samples.FOLDER)
-            ]
-            if any(not p.name.startswith(".") for p in strangers):
-                raise FileError(
-                    f"{job.to} is not empty and no store ({strangers[0].name} is there): choose a new folder."
-                )
-            with contextlib.suppress(FileExistsError), written(path) as file:  # another writer may be first
-                file.write(job.about.model_dump_json(indent=1).encode() + b"\n")
-    different = differences(parse_description(path), job.about)
-    if different:
-        listed = "\n".join(f"  {line}" for line in different)
-        raise FileError(
-            f"{job.to} holds a record of something else:\n{listed}\n"
-            "  record into another folder, or ask for what is in this one."
-        )
 
 
 def _worker(worker: tuple[int, int]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """A folder of recorded activations, read lazily: columns of rows, samples, shuffled batches, checks."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from inscape.core.progress import Progress
 from inscape.core.trace import Trace
 from inscape.store import samples
 from inscape.store.batches import Batches
+from inscape.store.claim import DESCRIPTION
 from inscape.store.column import LazyColumn, Rows
 from inscape.store.files import Files
 from inscape.store.manifest import Listed, lines, segments
@@ -21,8 +22,6 @@ from inscape.store.schema import Description, parse_description
 
 if TYPE_CHECKING:
     from inscape.store.exchange.target import Exported
-
-DESCRIPTION = "store.json"
 
 
 class Store:
@@ -157,6 +156,26 @@ class Store:
         from inscape.store.exchange.remote import download
 
         return download(url, to, progress=progress)
+
+    def statistics(
+        self,
+        wanted: Mapping[Any, Any],
+        *,
+        save: bool = True,
+        device: str | torch.device = "cpu",
+        progress: Progress = None,
+    ) -> dict[Any, Any]:
+        """Statistics of all rows: {column: statistic or [statistics], (column, column): Cross()} gives them filled.
+
+        Those asked for (`inscape.store.statistics`) are settings and stay empty; values of the same keys come back,
+        numbered by row keys, which `locate` turns into samples and positions. Kept in `stats/`: what is there of just
+        these rows is read; where rows were added only those are; else, and for a damaged file, all rows are read once
+        for everything asked. save: False writes nothing. device: where sums are taken.
+        Raises: NotFiniteError with column, sample and position; InputError for columns of no activations; FileError.
+        """
+        from inscape.store.statistics.kept import statistics_of  # it stands on this module
+
+        return statistics_of(self, wanted, save=save, device=device, progress=progress)
 
     def __repr__(self) -> str:
         done = "complete" if self.is_complete else f"{len(self.segments):,} of {self.about.n_units:,} units"

@@ -13,6 +13,7 @@ from inscape.store import manifest, samples
 from inscape.store.durable import disk_errors
 from inscape.store.schema import Column
 from inscape.store.shard import write_shard
+from inscape.store.statistics.watch import Watch
 
 SHARD_BYTES = 64 << 20
 
@@ -36,14 +37,15 @@ class Writer:
 
     `put` waits only when two shards' worth is unwritten, so memory stays bounded. An error of the disk is raised by
     the next `put` or by `close`; what is listed by then stays. Use it in a `with`: leaving without an error writes
-    what is left, leaving with one drops it.
+    what is left, leaving with one drops it. watch: statistics taken of every shard that is listed.
     """
 
     def __init__(
-        self, store: Path, name: str, columns: Sequence[Column], first: int = 0, shard_bytes: int = SHARD_BYTES
-    ) -> None:
-        self.store, self.name, self.columns = store, name, columns
-        self.shard_bytes, self.number = shard_bytes, first
+        self, store: Path, name: str, columns: Sequence[Column], *, shard_bytes: int = SHARD_BYTES,
+        watch: Watch | None = None,
+    ) -> None:  # fmt: skip
+        self.store, self.name, self.columns, self.watch = store, name, columns, watch
+        self.shard_bytes, self.number = shard_bytes, 0
         self.bytes = self.rows = 0
         self._units: queue.Queue[Unit | None] = queue.Queue()
         self._room = threading.Condition()
@@ -61,6 +63,8 @@ class Writer:
         self._thread.join()
         if kind is None:
             self._raise()
+            if self.watch is not None:
+                self.watch.save()
 
     def put(self, unit: Unit) -> None:
         """Hand over a work unit; the tensors must not be written to afterwards."""
@@ -103,6 +107,8 @@ class Writer:
         listed = write_shard(path, self.columns, pieces, spans)
         samples.add(self.store, self.name, (s for u in held for s in u.samples))
         manifest.add_line(self.store, self.name, listed)
+        if self.watch is not None:
+            self.watch.update(listed, [u.values for u in held])
         self.number += 1
         with self._room:
             self.bytes, self.rows = self.bytes + listed.bytes, self.rows + listed.rows

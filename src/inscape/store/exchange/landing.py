@@ -20,13 +20,12 @@ from torch import Tensor
 from inscape.core.errors import FileError, InscapeError, NotFiniteError
 from inscape.core.progress import Progress, tell
 from inscape.store import manifest, samples
-from inscape.store.durable import TEMPORARY, disk_errors, written
-from inscape.store.schema import Description, differences, parse_description
-from inscape.store.store import DESCRIPTION, Store
+from inscape.store.claim import DESCRIPTION, FOLDERS, claim
+from inscape.store.schema import Description
+from inscape.store.store import Store
 from inscape.store.writer import SHARD_BYTES, Unit, Writer
 
 Block = dict[str, Tensor]
-FOLDERS = (manifest.FOLDER, manifest.SHARDS, samples.FOLDER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,25 +71,6 @@ def land(
             tell(progress, f"{source.starts[unit.number + 1]:,} rows, {left_s:,.0f} s left", (i + 1) / len(todo))
     samples.finish(folder, source.about.n_samples)
     return Store(folder)
-
-
-def claim(folder: Path, about: Description) -> None:
-    """Make the folder, or see that what is there is an import of the very same. Raises FileError."""
-    path = folder / DESCRIPTION
-    with disk_errors(f"the store {folder}", lambda: "choose a folder that can be written to."):
-        if folder.exists() and not path.exists():
-            strangers = [p.name for p in folder.iterdir() if p.name not in FOLDERS and not p.name.startswith(TEMPORARY)]
-            if strangers:
-                raise FileError(f"{folder} is not empty and no store ({strangers[0]} is there): choose a new folder.")
-        for inner in ("", *FOLDERS):
-            (folder / inner).mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            with contextlib.suppress(FileExistsError), written(path) as file:
-                file.write(about.model_dump_json(indent=1).encode() + b"\n")
-    different = differences(parse_description(path), about)
-    if different:
-        listed = "\n".join(f"  {line}" for line in different)
-        raise FileError(f"{folder} is a store of something else:\n{listed}\n  choose another folder.")
 
 
 class _Damage(contextlib.AbstractContextManager["_Damage"]):

@@ -15,11 +15,11 @@ from inscape.core.errors import FileError
 from inscape.core.extra import package
 from inscape.core.progress import Progress, tell
 from inscape.store import manifest, samples
+from inscape.store.claim import DESCRIPTION, claim
 from inscape.store.durable import disk_errors, written
-from inscape.store.exchange.landing import claim
 from inscape.store.schema import NAME, Description, Listed, differences, parse_listed
 from inscape.store.shard import REPAIR, sha256_of
-from inscape.store.store import DESCRIPTION, Store
+from inscape.store.store import Store
 
 CHUNK = 8 << 20
 TEXT_LIMIT = 1 << 30  # bytes; a manifest or a list of samples larger than this is none

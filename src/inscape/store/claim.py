@@ -1,0 +1,34 @@
+"""Making a store's folder, or seeing that the one there is of the very same job: many writers may do so at once."""
+
+import contextlib
+from pathlib import Path
+
+from inscape.core.errors import FileError
+from inscape.store import manifest, samples
+from inscape.store.durable import TEMPORARY, disk_errors, written
+from inscape.store.schema import Description, differences, parse_description
+
+DESCRIPTION = "store.json"
+FOLDERS = (manifest.FOLDER, manifest.SHARDS, samples.FOLDER)
+
+
+def claim(folder: Path, about: Description) -> None:
+    """Make the folder, or see that what is there is of the very same. Raises FileError with the differences."""
+    path = folder / DESCRIPTION
+    with disk_errors(f"the store {folder}", lambda: "choose a folder that can be written to."):
+        if folder.exists() and not path.exists():
+            strangers = [p.name for p in folder.iterdir() if p.name not in FOLDERS and not p.name.startswith(TEMPORARY)]
+            if strangers:
+                raise FileError(f"{folder} is not empty and no store ({strangers[0]} is there): choose a new folder.")
+        for inner in ("", *FOLDERS):
+            (folder / inner).mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with contextlib.suppress(FileExistsError), written(path) as file:  # another writer may be first
+                file.write(about.model_dump_json(indent=1).encode() + b"\n")
+    different = differences(parse_description(path), about)
+    if different:
+        listed = "\n".join(f"  {line}" for line in different)
+        raise FileError(
+            f"{folder} is a store of something else:\n{listed}\n"
+            "  choose another folder, or ask for what is in this one."
+        )
