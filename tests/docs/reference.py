@@ -23,7 +23,8 @@ GROUPS = {
     ),
     "Positions": ("span", "tokens"),
     "Files": ("save_edits", "load_edits"),
-    "The report": ("report", "plan"),
+    "The store": ("record", "Store", "top_k", "project", "import_store"),
+    "Plans and the report": ("plan", "report"),
     "Errors": (
         "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
         "InputError", "ModelError", "FileError", "MissingExtraError",

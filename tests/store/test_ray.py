@@ -10,6 +10,7 @@ import torch
 import inscape as ins
 from inscape.store.check import verify
 from inscape.store.data import Data, Sample
+from tests.common.small import hooks_left
 from tests.store.test_record import SITES, data, own, same
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -31,6 +32,8 @@ def killing(flag: Path) -> Data:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     model, flag = own(), tmp_path / "killed"
+    model.module(torch.tensor([[1, 2]]), output_hidden_states=True)  # transformers leaves hooks that cannot be sent
+    left = hooks_left(model.module)
     flag.touch()
     alone = ins.record(model, killing(flag), SITES, tmp_path / "a", unit_samples=4)
     flag.unlink()
@@ -41,6 +44,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     )  # fmt: skip
     assert flag.exists()
     same(alone, together)
+    assert hooks_left(model.module) == left > 0
     found = verify(tmp_path / "b")
     assert found.is_sound
     assert not found.twice

@@ -5,10 +5,12 @@ such a call had listed before it was lost stays listed, so it is not computed ag
 nodes see.
 """
 
-import itertools
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from inscape.core.errors import FileError, InputError
 from inscape.core.extra import package
@@ -16,6 +18,7 @@ from inscape.core.progress import Progress, tell
 from inscape.store import manifest
 from inscape.store.record import Job, complete, write
 
+CAPTURING = "transformers.utils.output_capturing"
 ATTEMPTS = 5  # times a lost call is given out again
 
 
@@ -46,42 +49,37 @@ def _run(ray: Any, job: Job, workers: int, progress: Progress, gpus: float | Non
     per_call = max(1, min(16, len(todo) // (4 * workers) or 1))
     calls = [todo[i : i + per_call] for i in range(0, len(todo), per_call)]
     needed = gpus if gpus is not None else float(job.harvest.model.device.type == "cuda")
-    actor = ray.remote(num_cpus=1, num_gpus=needed, max_restarts=-1, max_task_retries=0)(_Worker)
-    sent = ray.put((job, torch.get_num_threads()))
+    options = {"max_restarts": -1, "max_task_retries": ATTEMPTS}  # Ray starts it anew and makes its call again
+    actor = ray.remote(num_cpus=1, num_gpus=needed, **options)(_Worker)
+    with _without_capturing(job.harvest.model.module):
+        sent = ray.put((job, torch.get_num_threads()))
     crew = [actor.remote([sent], i) for i in range(min(workers, len(calls)))]
-    waiting: list[tuple[list[int], int]] = [(units, 1) for units in calls]
-    waiting.reverse()
-    under_way: dict[Any, tuple[Any, list[int], int]] = {}
-    turns = itertools.cycle(crew)
-    for worker in itertools.islice(turns, len(crew)):
+    waiting = list(reversed(calls))
+    under_way: dict[Any, tuple[Any, list[int]]] = {}
+    for worker in crew:
         _give(under_way, worker, waiting)
     done = 0
     while under_way:
         (ready,), _ = ray.wait(list(under_way), num_returns=1)
-        worker, units, attempt = under_way.pop(ready)
+        worker, units = under_way.pop(ready)
         try:
             ray.get(ready)
-            done += len(units)
-        except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError) as lost:
-            left = sorted(set(units) - manifest.done_units(job.to))
-            done += len(units) - len(left)
-            if attempt >= ATTEMPTS:
-                raise FileError(
-                    f"the Ray worker of work units {left} was lost {ATTEMPTS} times; what was recorded is safe.\n"
-                    f"  Ray says: {str(lost).splitlines()[0]}"
-                ) from lost
-            if left:
-                waiting.append((left, attempt + 1))
+        except ray.exceptions.RayActorError as lost:
+            raise FileError(
+                f"the Ray worker of work units {units} was lost {ATTEMPTS + 1} times; what was recorded is safe.\n"
+                f"  the same record again goes on from there. Ray says: {str(lost).splitlines()[0]}"
+            ) from lost
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
+        done += len(units)
         tell(progress, f"{done:,} of {len(todo):,} work units on {len(crew)} Ray workers", done / len(todo))
         _give(under_way, worker, waiting)
 
 
-def _give(under_way: dict[Any, Any], worker: Any, waiting: list[tuple[list[int], int]]) -> None:
+def _give(under_way: dict[Any, Any], worker: Any, waiting: list[list[int]]) -> None:
     if waiting:
-        units, attempt = waiting.pop()
-        under_way[worker.write.remote(units)] = (worker, units, attempt)
+        units = waiting.pop()
+        under_way[worker.write.remote(units)] = (worker, units)
 
 
 class _Worker:
@@ -99,3 +97,24 @@ class _Worker:
         if left:
             write(self.job, self.number, units=left)
         return len(left)
+
+
+@contextlib.contextmanager
+def _without_capturing(module: nn.Module) -> Iterator[None]:
+    """Without the hooks that transformers leaves in a model once `output_hidden_states` was asked of it.
+
+    They hold a context variable, which cannot be sent anywhere, and change no value. Hooks of others are sent along.
+    """
+    taken: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for inner in module.modules():
+        theirs = {k: h for k, h in inner._forward_hooks.items() if h.__module__ == CAPTURING}
+        if theirs:
+            taken.append((inner._forward_hooks, dict(inner._forward_hooks)))
+            for key in theirs:
+                del inner._forward_hooks[key]
+    try:
+        yield
+    finally:
+        for table, before in taken:
+            table.clear()
+            table.update(before)
