@@ -159,6 +159,11 @@ def rounds(full: int) -> int:
     return int(os.environ.get("INSCAPE_BENCH_SAMPLES", full))
 
 
+def resident() -> int:
+    """Bytes of memory this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _cpu() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text()

@@ -3,13 +3,12 @@
 import gc
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import inscape as ins
-from bench.common import ROOT, Row, set_up, write
+from bench.common import ROOT, Row, resident, set_up, write
 from bench.engine_tiny import READ, SITE, tiny
 
 PLOT = ROOT / "docs" / "images" / "memory.png"
@@ -42,7 +41,7 @@ def watch(name: str, calls: int, call: Callable[[], Any]) -> Row:
         call()
         if done % every == 0:
             gc.collect()
-            samples.append([done, round(resident_mb(), 2)])
+            samples.append([done, round(resident() / 1e6, 2)])
     warm = next(mb for done, mb in samples if done >= calls / 10)
     growth = samples[-1][1] - warm
     print(
@@ -57,11 +56,6 @@ def watch(name: str, calls: int, call: Callable[[], Any]) -> Row:
         "met": growth <= ALLOWED_MB,
         "samples": samples,
     }
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def draw(rows: list[Row]) -> None:

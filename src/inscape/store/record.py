@@ -226,7 +226,9 @@ def _dtype(dtype: Any) -> torch.dtype | None:
 def _described(harvest: Harvest, data: Data, unit_samples: int) -> Description:
     """What the store will say of itself; the columns' types and shapes are those of the first sample's rows."""
     value, _ = data.get(0, 1)[0]
-    values, _ = harvest.unit(0, [value])
+    short = harvest.reduce is None or isinstance(harvest.reduce, str)  # any few tokens show types and shapes
+    look = replace(harvest, max_length=min(harvest.max_length or 8, 8)) if short else harvest
+    values, _ = look.unit(0, [value])
     origin = {c: harvest.sites[c] for c in harvest.sites}
     columns = []
     for name, x in values.items():
