@@ -1,4 +1,7 @@
-"""Write what was measured into README.md, between `<!-- bench -->` and `<!-- /bench -->`, missed numbers included."""
+"""Write what was measured into README.md and docs/speed.md, between `<!-- bench -->` and `<!-- /bench -->`.
+
+Missed numbers are written like the others.
+"""
 
 import json
 from typing import Any
@@ -6,17 +9,43 @@ from typing import Any
 from bench.common import RESULTS, ROOT, machine
 
 START, END = "<!-- bench -->", "<!-- /bench -->"
-NAMES = ("engine_gemma", "engine_tiny", "startup", "memory")
+NAMES = ("engine_gemma", "engine_tiny", "startup", "memory")  # in the README
+STORE = ("store", "store_kill", "store_long")  # in docs/speed.md
 
 
 def main() -> None:
-    results = {n: json.loads(p.read_text()) for n in NAMES if (p := RESULTS / f"{machine()}-{n}.json").exists()}
-    if not results:
-        print("  no results of this machine yet")
-        return
-    readme = ROOT / "README.md"
-    readme.write_text(placed(readme.read_text(), table(results)))
-    print("  wrote the table in README.md")
+    for page, names, make in (("README.md", NAMES, table), ("docs/speed.md", STORE, store_table)):
+        results = {n: json.loads(p.read_text()) for n in names if (p := RESULTS / f"{machine()}-{n}.json").exists()}
+        if not results:
+            print(f"  no results of this machine for {page} yet")
+            continue
+        path = ROOT / page
+        path.write_text(placed(path.read_text(), make(results)))
+        print(f"  wrote the table in {page}")
+
+
+def store_table(results: dict[str, Any]) -> str:
+    lines: list[str] = []
+    if "store" in results:
+        rows = results["store"]["rows"]
+        lines += ["| what | | ratio | quartiles | time | to reach |", "|---|---|---|---|---|---|"]
+        lines += [line(r) for r in rows if "ratio" in r]
+        (many,) = [r for r in rows if "megabytes" in r]
+        lines += ["", f"A store of 10,000 shards is opened in {many['seconds']:.2f} s and {many['megabytes']:.0f} MB."]
+    if "store_kill" in results:
+        (r,) = results["store_kill"]["rows"]
+        lines += ["", f"Two writers were killed with `kill -9` at {r['kills']} random moments; the finished record's "
+                  f"{r['rows']:,} rows equal those of an undisturbed one bit for bit, every checksum is right and no work "
+                  f"unit is there twice."]  # fmt: skip
+    if "store_long" in results:
+        (r,) = results["store_long"]["rows"]
+        told, took = r["predicted"], r["measured"]
+        lines += ["", f"{r['tokens']:,} tokens of real text through Gemma 3 270M at two sites: {r['seconds']:,.0f} s "
+                  f"(predicted {told['seconds']:,.0f} s), {took['bytes'] / 1e6:,.1f} MB (predicted "
+                  f"{told['bytes'] / 1e6:,.1f} MB), peak {took['peak_bytes'] / 1e9:.2f} GB (predicted "
+                  f"{told['peak_bytes'] / 1e9:.2f} GB), memory {r['growth_mb_after_a_tenth']:+.1f} MB after the first "
+                  f"tenth."]  # fmt: skip
+    return "\n".join(lines)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -50,7 +79,7 @@ def placed(text: str, new: str) -> str:
     """The text with what is between the markers replaced; an end marker is put where there is none."""
     before, found, after = text.partition(START)
     if not found:
-        raise SystemExit(f"README.md has no {START} to write to")
+        raise SystemExit(f"the page has no {START} to write to")
     if END in after:
         after = after.partition(END)[2]
     return f"{before}{START}\n{new}\n{END}{after}"
