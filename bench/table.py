@@ -35,8 +35,8 @@ def store_table(results: dict[str, Any]) -> str:
     if "store_kill" in results:
         (r,) = results["store_kill"]["rows"]
         lines += ["", f"Two writers were killed with `kill -9` at {r['kills']} random moments; the finished record's "
-                  f"{r['rows']:,} rows equal those of an undisturbed one bit for bit, every checksum is right and no work "
-                  f"unit is there twice."]  # fmt: skip
+                  f"{r['rows']:,} rows equal those of an undisturbed one bit for bit, every checksum is right and "
+                  f"no work unit is there twice."]  # fmt: skip
     if "store_long" in results:
         (r,) = results["store_long"]["rows"]
         told, took = r["predicted"], r["measured"]
