@@ -44,7 +44,7 @@ def main() -> None:
         rows += recording(folder)
     finally:
         shutil.rmtree(folder)
-    write("store", rows, columns=[c.name for c in COLUMNS], width=WIDTH, rows=ROWS * SHARDS, shards=SHARDS)
+    write("store", rows, width=WIDTH, stored_rows=ROWS * SHARDS, shards=SHARDS)
 
 
 def writing(store: Path) -> list[Row]:

@@ -12,7 +12,6 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +37,7 @@ class Batches:
     that is not full. pin: into page-locked memory, for copies to a GPU.
     Mixing: within a pool every order is equally likely; two rows of one block always meet in one pool.
     A batch is part of the pool it was mixed in, and holds it as long as it is held: clone the few that you keep.
-    Cost: a row is read and put in its place by threads of its own; memory 2 * pool_rows rows.
+    Cost: a row is read and put in its place by a thread of its own; memory 2 * pool_rows rows.
     Raises: InputError for numbers that make no batches.
     """
 
@@ -49,13 +48,14 @@ class Batches:
     shuffle: bool = True
     seed: int = 0
     pool_rows: int = 65_536
-    block: int = 256
+    block: int = 1024
     rank: int = 0
     world: int = 1
     last: bool = False
     pin: bool = False
     epoch: int = 0
     done: int = field(default=0, init=False)  # rows of this epoch already given out by this rank
+    memory: "_Recycled" = field(default_factory=lambda: _Recycled(), init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.block < 1 or self.pool_rows < 1:
@@ -142,8 +142,6 @@ class _Reader:
         self.of, self.limit, self.skip = batches, limit, batches.done
         self.ready: queue.Queue[Any] = queue.Queue()
         self.room = threading.Semaphore(2)
-        self.memory = _Recycled()
-        self.fillers = ThreadPoolExecutor(2, "inscape store filler")
         self.thread = threading.Thread(target=self._run, name="inscape store reader", daemon=True)
 
     def __enter__(self) -> "_Reader":
@@ -154,7 +152,6 @@ class _Reader:
         self.stopped = True
         self.room.release()
         self.thread.join()
-        self.fillers.shutdown()
 
     stopped = False
 
@@ -199,14 +196,8 @@ class _Reader:
     def _filled(self, column: LazyColumn, blocks: np.ndarray, sizes: np.ndarray, places: np.ndarray) -> Tensor:
         """The pool's rows of one column, each at its place."""
         rows, width = len(places), column.about.row_bytes
-        pool, ends, middle = self.memory(column.name, rows, width), np.cumsum(sizes), len(blocks) // 2
-        halves = [(slice(0, middle), 0), (slice(middle, None), int(ends[middle - 1]) if middle else 0)]
-        jobs = [
-            self.fillers.submit(self._scatter, column, blocks[half], sizes[half], places[first:], pool)
-            for half, first in halves
-        ]
-        for job in jobs:
-            job.result()
+        pool = self.of.memory(column.name, rows, width)
+        self._scatter(column, blocks, sizes, places, pool)
         values = torch.from_numpy(pool.view(np.uint8)).view(column.stored).reshape(rows, *column.about.shape)
         if column.factor is None:
             return values
@@ -215,18 +206,31 @@ class _Reader:
     def _scatter(
         self, column: LazyColumn, blocks: np.ndarray, sizes: np.ndarray, places: np.ndarray, pool: np.ndarray
     ) -> None:
-        """Blocks from disk into a small buffer, and from there, while it is in the cache, to their places."""
-        width, at = column.about.row_bytes, 0
+        """Blocks from disk into a small buffer, and from there, while it is in the cache, to their places.
+
+        In one thread: numpy keeps the interpreter's lock while it scatters, and two would wait for each other.
+        """
+        width, at, rows = column.about.row_bytes, 0, self.of.rows
         hot = np.empty(self.of.block, f"V{width}")
         raw = hot.view(np.uint8).data
-        for block, size in zip(blocks.tolist(), sizes.tolist(), strict=True):
+        starts = blocks * self.of.block
+        owners = np.searchsorted(rows.starts, starts, "right") - 1
+        whole = starts + sizes <= rows.starts[owners + 1]  # nearly all blocks lie in one segment
+        firsts = starts - rows.starts[owners]
+        every = (x.tolist() for x in (starts, sizes, owners, whole, firsts))
+        for start, size, owner, is_whole, first in zip(*every, strict=True):
             if self.stopped:
                 return
-            done, start = 0, block * self.of.block
-            for segment, first, count in self.of.rows.pieces(start, start + size):
-                part = raw[done * width : (done + count) * width]
-                read_into(self.of.files.get(segment.listed), column.about, first, part)
-                done += count
+            if is_whole:
+                segment = rows.segments[owner]
+                shard = self.of.files.get(segment.listed)
+                read_into(shard, column.about, segment.start + first, raw[: size * width])
+            else:
+                done = 0
+                for segment, row, count in rows.pieces(start, start + size):
+                    part = raw[done * width : (done + count) * width]
+                    read_into(self.of.files.get(segment.listed), column.about, row, part)
+                    done += count
             pool[places[at : at + size]] = hot[:size]
             at += size
 

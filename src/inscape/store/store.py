@@ -115,7 +115,7 @@ class Store:
 
     def batches(
         self, n: int, columns: Sequence[str] | str | None = None, *, shuffle: bool = True, seed: int = 0,
-        pool_rows: int | None = None, block: int = 256, rank: int = 0, world: int = 1, last: bool = False,
+        pool_rows: int | None = None, block: int = 1024, rank: int = 0, world: int = 1, last: bool = False,
         pin: bool = False,
     ) -> Batches:  # fmt: skip
         """Batches {column: [n, ...]} for training, from disk, shuffled; see `Batches`.
