@@ -33,6 +33,8 @@ def edit_line(folder: Path, **changes: object) -> None:
         ({"shard": "/etc/w-000001.safetensors"}, "is no name of a shard in this folder"),
         ({"units": [[0, 0, 11], [1, 9, 20]]}, "do not follow one another"),
         ({"units": [[0, 0, -3]]}, "greater than or equal to 0"),
+        ({"units": [[0, 0, 20]]}, "its units have 20 rows, the shard 11"),
+        ({"units": [[0, 0, 5], [0, 5, 11]]}, "lists a work unit twice"),
         ({"rows": "many"}, "valid integer"),
         ({"extra": 1}, "Extra inputs are not permitted"),
         ({"sha256": "0"}, "should match pattern"),
@@ -46,6 +48,20 @@ def test_a_hostile_manifest_line_is_refused(tmp_path: Path, changes: dict, words
         ins.Store(tmp_path)
     assert "w0.jsonl, line 1" in str(caught.value)
     assert "inscape store repair" in str(caught.value)
+
+
+def test_a_line_that_moves_the_rows_is_refused(tmp_path: Path) -> None:
+    store = make(tmp_path, SIZES)
+    edit_line(tmp_path, data=store.listed[0].data - 64)
+    with pytest.raises(ins.FileError, match="its line does not fit 11 rows"):
+        ins.Store(tmp_path)["x"][0]
+    assert not verify(tmp_path).is_sound
+
+
+def test_a_repair_under_way_or_killed_is_nobodys_manifest(tmp_path: Path) -> None:
+    make(tmp_path, SIZES)
+    (tmp_path / "manifest" / ".tmp-1-w0.jsonl").write_text("half")
+    assert len(ins.Store(tmp_path)) == sum(SIZES)
 
 
 def test_a_cut_last_line_counts_as_not_written(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 import inscape as ins
 from inscape.store.check import verify
 from tests.common.small import gpt2, gpt2_module
+from tests.common.zoo import build, inputs_for
 
 SITES = ["layers.0.resid_post", "layers.2.attn_out"]
 
@@ -205,3 +206,81 @@ def test_statistics_taken_on_the_way_are_those_of_the_rows(tmp_path: Path) -> No
         ins.record(gpt2(), data(), SITES, tmp_path / "t", statistics={"nothing": Moments()})
     with pytest.raises(ins.InputError, match="exclude each other"):
         ins.record(gpt2(), data(), SITES, tmp_path / "u", statistics=wanted, allow_nan=True)
+
+
+def test_places_of_a_picture_are_averaged_by_their_axes(tmp_path: Path) -> None:
+    model = ins.open(build("vit"))
+    images = inputs_for("vit")["pixel_values"]
+    sites = ["layers.0.attn.z", "layers.0.resid_post"]
+    store = ins.record(model, list(images), sites, tmp_path / "s", reduce="mean")
+    trace = ins.run(model, {"pixel_values": images}, read=sites)
+    for site in sites:
+        torch.testing.assert_close(store[site][:], trace[site].mean(1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_mean_in_half_precision_does_not_overflow(tmp_path: Path) -> None:
+    model = own()
+    with torch.no_grad():
+        model.module.transformer.h[0].mlp.c_proj.bias[3] = 30_000.0
+    model.module.half()
+    site = "layers.0.resid_post"
+    store = ins.record(model, [[1, 2, 3, 4, 5, 6, 7, 8]] * 2, site, tmp_path / "s", reduce="mean")
+    assert float(store[site][0, 3]) == pytest.approx(30_000, rel=1e-2)
+
+
+def test_what_a_record_cannot_keep_right_is_refused(tmp_path: Path) -> None:
+    bart = ins.open(build("bart"))
+    with pytest.raises(ins.InputError, match="a decoder beside an encoder reads tokens of its own"):
+        ins.record(bart, data(3), "decoder.layers.0.resid_post", tmp_path / "a")
+    training = own()
+    training.module.train()
+    with pytest.raises(ins.InputError, match="dropout would be recorded"):
+        ins.record(training, data(3), SITES, tmp_path / "b")
+    with pytest.raises(ins.InputError, match="cannot be called 'sample'"):
+        ins.record(gpt2(), data(3), {"sample": SITES[0]}, tmp_path / "c")
+    with pytest.raises(ins.InputError, match="nothing is generated"):
+        ins.record(gpt2(), data(3), SITES, tmp_path / "d", reduce="generated")
+    (tmp_path / "table.parquet").write_bytes(b"PAR1\0\0\n")
+    with pytest.raises(ins.InputError, match="is no text"):
+        ins.record(gpt2(), tmp_path / "table.parquet", SITES, tmp_path / "e")
+    with pytest.raises(ins.InputError, match="give one of them"):
+        ins.record(gpt2(), {"train": data(3)}, SITES, tmp_path / "f")
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_samples_of_unlike_shapes_are_refused_with_what_is_safe(tmp_path: Path) -> None:
+    model = ins.open(build("convnext"))
+    images = [torch.randn(3, 32, 32), torch.randn(3, 64, 64)]
+    with pytest.raises(ins.ShapeError, match="need a reduce= that makes them alike"):
+        ins.record(model, images, "stages.0.blocks.0.out", tmp_path / "s", unit_samples=1, shard_bytes=1)
+    assert len(ins.Store(tmp_path / "s")) == 1
+
+
+def test_whole_units_are_written_when_a_later_one_fails(tmp_path: Path) -> None:
+    model = own()
+    with torch.no_grad():
+        model.module.transformer.wte.weight[63] = torch.nan
+    with pytest.raises(ins.NotFiniteError):
+        ins.record(model, [*data(20), [63]], SITES, tmp_path / "s", unit_samples=2)
+    assert len(ins.Store(tmp_path / "s").segments) == 10
+
+
+def test_data_that_differ_in_the_middle_of_a_tensor_differ(tmp_path: Path) -> None:
+    from inscape.store.data import data_of
+
+    ids = torch.arange(3000)
+    other = ids.clone()
+    other[1500] = 7
+    assert data_of([{"input_ids": ids}]).fingerprint != data_of([{"input_ids": other}]).fingerprint
+    (tmp_path / "t.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    fields = {data_of(tmp_path / "t.jsonl", f).fingerprint for f in ("q", "a")}
+    assert len(fields) == 2
+
+
+def test_labels_of_several_kinds_make_a_table(tmp_path: Path) -> None:
+    from inscape.store import samples
+
+    (tmp_path / "samples").mkdir()
+    samples.add(tmp_path, "w", [{"sample": 0, "label": 1}, {"sample": 1, "label": "b\ud800"}])
+    assert samples.finish(tmp_path, 2)
+    assert next(s["label"] for s in samples.table(tmp_path)) == "1"

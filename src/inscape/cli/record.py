@@ -21,6 +21,8 @@ def record(
     field: str | None = None,
     max_length: int | None = None,
     batch_tokens: int = 4096,
+    unit_samples: int | None = None,
+    shard_bytes: int = 64 << 20,
     worker: str = "0/1",
     engine: str = "local",
     workers: int = 2,
@@ -48,6 +50,10 @@ def record(
         Cut samples to so many tokens.
     batch_tokens:
         Padded tokens of one forward pass.
+    unit_samples:
+        Samples that are computed and listed together; 64 if left out.
+    shard_bytes:
+        Size of a file.
     worker:
         i/n: this process takes every n-th part of the work; start n of them on one folder.
     engine:
@@ -68,7 +74,7 @@ def record(
     sites = read or [f"layers.{opened.n_layers // 2}.resid_post"]
     settings = {
         "reduce": which, "dtype": dtype, "field": field, "max_length": max_length, "batch_tokens": batch_tokens,
-        "overflow": overflow,
+        "overflow": overflow, "unit_samples": unit_samples, "shard_bytes": shard_bytes,
     }  # fmt: skip
     with progress("looking at the data", as_json) as tell:
         planned = ins.plan(opened, data, "record", sites=sites, **settings)

@@ -32,12 +32,12 @@ class Batches:
     """Batches of some columns of a store, as `{column: [n, ...]}`; iterating gives what is left of the epoch.
 
     n: rows a batch. columns: their names. shuffle: False gives the rows in order. seed, epoch: together the order.
-    pool_rows: rows that are mixed at once, held twice in memory. block: rows read in one stretch: smaller mixes better
+    pool_rows: rows that are mixed at once. block: rows read in one stretch: smaller mixes better
     and seeks more. rank, world: this process's share; every rank gets equally many batches. last: also give the batch
     that is not full. pin: into page-locked memory, for copies to a GPU.
     Mixing: within a pool every order is equally likely; two rows of one block always meet in one pool.
     A batch is part of the pool it was mixed in, and holds it as long as it is held: clone the few that you keep.
-    Cost: a row is read and put in its place by a thread of its own; memory 2 * pool_rows rows.
+    Cost: a row is read and put in its place by a thread of its own; memory 3 * pool_rows rows.
     Raises: InputError for numbers that make no batches.
     """
 
@@ -241,10 +241,19 @@ class _Recycled:
     def __init__(self) -> None:
         self._made: dict[tuple[str, int], list[np.ndarray]] = {}
 
+    @staticmethod
+    def _idle() -> int:
+        """What the interpreter counts for memory that a list alone holds, asked as below: versions differ."""
+        made = [np.empty(1, "V1")]
+        for memory in made:
+            return sys.getrefcount(memory)
+        return 0
+
     def __call__(self, name: str, rows: int, width: int) -> np.ndarray:
         made = self._made.setdefault((name, width), [])
+        idle = self._idle()
         for memory in made:
-            if sys.getrefcount(memory) == 3 and len(memory) >= rows:  # the list, the loop and the question
+            if sys.getrefcount(memory) <= idle and len(memory) >= rows:
                 return memory[:rows]
         made.append(np.empty(rows, f"V{width}"))
         del made[:-4]  # somebody keeps every batch: forget the oldest

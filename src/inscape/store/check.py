@@ -99,7 +99,7 @@ def repair(path: str | Path, *, progress: Progress = None) -> Checked:
     with disk_errors(
         f"the store {folder}", lambda: "nothing that is listed was lost; make it writable and run repair again."
     ):
-        for manifest in sorted((folder / FOLDER).glob("*.jsonl")):
+        for manifest in sorted((folder / FOLDER).glob("[!.]*.jsonl")):
             text = manifest.read_bytes()
             kept = [line for line in text.split(b"\n") if line and _keeps(line, found)]
             new = b"".join(line + b"\n" for line in kept)
@@ -119,7 +119,7 @@ def repair(path: str | Path, *, progress: Progress = None) -> Checked:
 def _lines(folder: Path) -> tuple[list[Listed], list[tuple[str, int, str]]]:
     found: list[Listed] = []
     unreadable: list[tuple[str, int, str]] = []
-    for manifest in sorted((folder / FOLDER).glob("*.jsonl")) if (folder / FOLDER).is_dir() else ():
+    for manifest in sorted((folder / FOLDER).glob("[!.]*.jsonl")) if (folder / FOLDER).is_dir() else ():
         whole, _, _cut = manifest.read_bytes().rpartition(b"\n")
         for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
             try:

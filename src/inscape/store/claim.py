@@ -17,7 +17,10 @@ def claim(folder: Path, about: Description) -> None:
     path = folder / DESCRIPTION
     with disk_errors(f"the store {folder}", lambda: "choose a folder that can be written to."):
         if folder.exists() and not path.exists():
-            strangers = [p.name for p in folder.iterdir() if p.name not in FOLDERS and not p.name.startswith(TEMPORARY)]
+            known = (*FOLDERS, DESCRIPTION)  # another writer may have made it since
+            strangers = [p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith(TEMPORARY)]
+            if not strangers and not path.exists() and any((folder / manifest.FOLDER).glob("[!.]*.jsonl")):
+                strangers = ["a manifest without its store.json"]
             if strangers:
                 raise FileError(f"{folder} is not empty and no store ({strangers[0]} is there): choose a new folder.")
         for inner in ("", *FOLDERS):
@@ -28,7 +31,10 @@ def claim(folder: Path, about: Description) -> None:
     different = differences(parse_description(path), about)
     if different:
         listed = "\n".join(f"  {line}" for line in different)
-        raise FileError(
-            f"{folder} is a store of something else:\n{listed}\n"
-            "  choose another folder, or ask for what is in this one."
+        is_empty = not any(p.stat().st_size for p in (folder / manifest.FOLDER).glob("[!.]*.jsonl"))
+        advice = (
+            "nothing is recorded in it yet: delete it to begin anew."
+            if is_empty
+            else "choose another folder, or ask for what is in this one."
         )
+        raise FileError(f"{folder} is a store of something else:\n{listed}\n  {advice}")

@@ -79,11 +79,8 @@ class LazyColumn:
 
     def __getitem__(self, index: Any) -> Tensor:
         if isinstance(index, tuple):
-            return (
-                self[index[0]][(slice(None), *index[1:])]
-                if not isinstance(index[0], int)
-                else self[index[0]][index[1:]]
-            )
+            rows, is_one = self[index[0]], isinstance(index[0], (int, np.integer))
+            return rows[index[1:]] if is_one else rows[(slice(None), *index[1:])]
         if isinstance(index, (int, np.integer)):
             at = int(index) + (len(self) if index < 0 else 0)
             if not 0 <= at < len(self):
@@ -136,7 +133,7 @@ class LazyColumn:
     def _picked(self, rows: np.ndarray) -> Tensor:
         out, raw = self._empty(len(rows))
         if not len(rows):
-            return out
+            return out.to(self.dtype)
         order = np.argsort(rows, kind="stable")
         owner = np.searchsorted(self._rows.starts, rows[order], "right") - 1
         cuts = np.flatnonzero(np.diff(owner)) + 1

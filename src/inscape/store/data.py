@@ -6,7 +6,7 @@ any iterable with a length. A sample's number is its place in the data, and stay
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -50,8 +50,12 @@ def data_of(source: Any, field: str | None = None) -> Data:
             f"{str(source)[:80]!r} is no file or folder to record from.\n"
             "  give texts as a list, a .txt or .jsonl file, a folder of images, or a dataset."
         )
-    if hasattr(source, "column_names") and hasattr(source, "features"):
+    if hasattr(source, "column_names") and hasattr(source, "features") and hasattr(source, "__len__"):
         return _dataset(source, field)
+    if isinstance(source, Mapping):
+        raise InputError(
+            f"the data are a {type(source).__name__} of {', '.join(map(str, source))[:80]}: give one of them."
+        )
     if not hasattr(source, "__len__"):
         raise InputError(
             f"the data are a {type(source).__name__} without a length, so a stopped job could not go on where it was.\n"
@@ -112,6 +116,8 @@ def _lines(path: Path, field: str | None) -> Data:
     try:
         with open(path, "rb") as file:
             for line in file:
+                if b"\0" in line:
+                    raise InputError(f"{path} is no text: give .txt, .jsonl, a folder of images, or a dataset.")
                 if line.strip():
                     offsets.append(at)
                 at += len(line)
@@ -131,7 +137,7 @@ def _lines(path: Path, field: str | None) -> Data:
                 found.append(_of_json(line, path, number, field) if is_json else (line, {"text": line}))
         return found
 
-    return Data(len(offsets), get, digest.hexdigest()[:16], path.name)
+    return Data(len(offsets), get, digest.hexdigest()[:16] + (f"-{field}" if is_json and field else ""), path.name)
 
 
 def _of_json(line: str, path: Path, number: int, field: str | None) -> Sample:
@@ -194,5 +200,12 @@ def _update(digest: Any, sample: Any) -> None:
         digest.update(sample.detach().cpu().numpy().tobytes())
     elif hasattr(sample, "tobytes"):
         digest.update(sample.tobytes())
+    elif isinstance(sample, Mapping):
+        for key in sorted(sample, key=str):
+            digest.update(f"{key}=".encode())
+            _update(digest, sample[key])
+    elif isinstance(sample, (list, tuple)) and not all(isinstance(x, int) for x in sample):
+        for item in sample:
+            _update(digest, item)
     else:
         digest.update(repr(sample).encode() + b"\0")

@@ -43,6 +43,21 @@ class Harvest:
     allow_nan: bool = False
     matrices: dict[str, Tensor] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Refuse sites whose rows would not be those of the tokens that are recorded beside them."""
+        inner = {site.split(".")[0] for site, _ in self.sites.values()} & {"encoder", "decoder"}
+        if "decoder" in inner and self.model.main_prefixes & {"decoder."}:
+            raise InputError(
+                "a decoder beside an encoder reads tokens of its own, which a record does not keep yet.\n"
+                "  record encoder.* sites, or read the decoder's with ins.run and decoder_input_ids."
+            )
+        if any(m.training for m in self.model.module.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0):
+            raise InputError(
+                "the model is in training mode: dropout would be recorded. Call model.module.eval() first."
+            )
+        if self.reduce == "generated":
+            raise InputError("reduce='generated': a record runs prompts, nothing is generated.")
+
     def unit(self, first: int, found: Sequence[Any]) -> tuple[dict[str, Tensor], list[int]]:
         """Columns of all rows of these samples, in sample order, and how many tokens each sample has."""
         batches = self._batches(found)
@@ -180,30 +195,37 @@ def _picked(x: Tensor, rows: _Rows, name: str, harvest: Harvest) -> Tensor:
     if rows.real is None:
         if x.shape[0] != rows.count:
             raise InputError(f"{name} has {x.shape[0]} rows for {rows.count} samples: record it on its own.")
-        return _of_image(x, harvest.reduce, name)
+        site = harvest.sites[name][0]
+        axes = harvest.model.points[site].axes if site in harvest.model.points else ()
+        return _of_image(x, harvest.reduce, name, axes)
     if x.ndim < 2 or x.shape[:2] != rows.real.shape:
         raise InputError(
             f"{name} has the shape {tuple(x.shape)}, not one value for each of {tuple(rows.real.shape)} tokens.\n"
             "  attention maps and scores have two positions each; record what heads bring (attn.z) instead."
         )
     if rows.chosen is None:
-        weight = rows.real.to(x.device, x.dtype).reshape(*rows.real.shape, *[1] * (x.ndim - 2))
-        return (x * weight).sum(1) / weight.sum(1)
+        real = rows.real.to(x.device).reshape(*rows.real.shape, *[1] * (x.ndim - 2))
+        return (torch.where(real, x.float(), 0.0).sum(1) / real.sum(1)).to(x.dtype)
     if bool(rows.chosen.all()):
         return x.flatten(0, 1)
     return x[rows.chosen.to(x.device)]
 
 
-def _of_image(x: Tensor, reduce: Any, name: str) -> Tensor:
+def _of_image(x: Tensor, reduce: Any, name: str, axes: tuple[str, ...]) -> Tensor:
     """One row a sample where there are no tokens: all of it, one place of it, or the mean over its places."""
     if reduce is None or x.ndim < 3:
         return x
-    if reduce == "mean":
-        return x.mean((2, 3)) if x.ndim == 4 else x.mean(1)
-    at = {"first": 0, "last": -1}.get(reduce, reduce) if isinstance(reduce, str) else reduce
-    if isinstance(at, int) and x.ndim == 3:
-        return x[:, at]
-    raise InputError(f"reduce={reduce!r} does not say what to keep of {name}, which has no tokens; it can be 'mean'.")
+    places = tuple(i for i, axis in enumerate(axes) if axis in ("pos", "height", "width"))
+    if len(axes) == x.ndim and places:
+        if reduce == "mean":
+            return x.float().mean(places).to(x.dtype)
+        at = {"first": 0, "last": -1}.get(reduce, reduce) if isinstance(reduce, str) else reduce
+        if isinstance(at, int) and places == (1,):
+            return x[:, at]
+    raise InputError(
+        f"reduce={reduce!r} does not say what to keep of {name}, whose axes are {' '.join(axes) or 'unknown'} here.\n"
+        "  without tokens it can be 'mean' over places, or a place where there is an axis pos."
+    )
 
 
 def _stored(value: Tensor, harvest: Harvest, name: str, rows: _Rows) -> tuple[Tensor, Tensor | None]:
@@ -223,7 +245,8 @@ def _stored(value: Tensor, harvest: Harvest, name: str, rows: _Rows) -> tuple[Te
         _refuse(value, wrong, name, rows, f"{str(dtype).removeprefix('torch.')} cannot hold")
     if not scaled:
         return cast, None
-    top = value.float().flatten(1).abs().amax(1) if value.ndim > 1 else value.float().abs()
+    size = value.float().abs().nan_to_num(0.0, 0.0, 0.0)  # a NaN that was allowed must not take its row with it
+    top = size.flatten(1).amax(1) if value.ndim > 1 else size
     limit = LARGEST[str(dtype).removeprefix("torch.")]
     scale = torch.exp2(torch.ceil(torch.log2((top / limit).clamp(min=1.0))))
     return (value.float() / scale.reshape(-1, *[1] * (value.ndim - 1))).to(dtype), scale

@@ -35,7 +35,7 @@ def add_line(store: Path, writer: str, listed: Listed) -> None:
 def lines(store: Path) -> Iterator[tuple[str, Listed]]:
     """Every (writer, line), writers by name. A torn last line is no line; any other that cannot be read is an error."""
     folder = store / FOLDER
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
+    for path in sorted(folder.glob("[!.]*.jsonl")) if folder.is_dir() else ():
         if NAME.fullmatch(path.stem) is None:
             raise FileError(f"{path} is not named like a manifest of this store; take it out of the folder.")
         text = path.read_bytes()
@@ -65,7 +65,7 @@ def done_units(store: Path) -> set[int]:
 def torn(store: Path) -> list[Path]:
     """Manifests whose last line was cut by a kill."""
     folder = store / FOLDER
-    return [p for p in sorted(folder.glob("*.jsonl")) if (t := p.read_bytes()) and not t.endswith(b"\n")]
+    return [p for p in sorted(folder.glob("[!.]*.jsonl")) if (t := p.read_bytes()) and not t.endswith(b"\n")]
 
 
 def readable(line: bytes) -> bool:

@@ -20,4 +20,4 @@ def keep_outcome(store: Path, writer: str, plan: Any, measured: Mapping[str, Any
 
 def outcomes(store: Path) -> list[dict[str, Any]]:
     """Prediction and outcome of every writer that came to its end."""
-    return [json.loads(p.read_bytes()) for p in sorted((store / FOLDER).glob("*.json"))]
+    return [json.loads(p.read_bytes()) for p in sorted((store / FOLDER).glob("[!.]*.json"))]

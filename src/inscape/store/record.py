@@ -28,6 +28,7 @@ from inscape.store.store import Store
 from inscape.store.writer import SHARD_BYTES, Unit, Writer
 
 UNIT_SAMPLES = 64
+INDICES = ("sample", "pos", "token")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +120,16 @@ def record(
     shards. Predicted by `ins.plan(model, data, "record", sites=...)`.
     Raises: FileError, InputError, SiteError, NotFiniteError with site and token.
     """
+    if engine not in ("local", "ray"):
+        raise InputError(f"engine={engine!r}: it can be 'local' or 'ray'.")
+    worker = _worker(worker)
+    if statistics and allow_nan:
+        raise InputError("statistics= and allow_nan=True exclude each other: NaN would be in every sum.")
     job = prepare(
         model, data, sites, to, reduce=reduce, dtype=dtype, field=field, max_length=max_length,
         batch_tokens=batch_tokens, batch_rows=batch_rows, unit_samples=unit_samples, shard_bytes=shard_bytes,
         overflow=overflow, allow_nan=allow_nan, keep_text=keep_text,
     )  # fmt: skip
-    if statistics and allow_nan:
-        raise InputError("statistics= and allow_nan=True exclude each other: NaN would be in every sum.")
     several = {at: list(s) if isinstance(s, (list, tuple)) else [s] for at, s in (statistics or {}).items()}
     job = replace(job, statistics=several)
     job.watch("")  # wrong columns are known now
@@ -133,10 +137,8 @@ def record(
         from inscape.store.on_ray import run_on_ray
 
         run_on_ray(job, workers, progress)
-    elif engine == "local":
-        write(job, *_worker(worker), plan=plan, progress=progress)
     else:
-        raise InputError(f"engine={engine!r}: it can be 'local' or 'ray'.")
+        write(job, *worker, plan=plan, progress=progress)
     return Store(job.to)
 
 
@@ -161,6 +163,7 @@ def prepare(
         model, _sites(model, sites), reduce, _dtype(dtype), max_length, batch_tokens, batch_rows, overflow, allow_nan
     )
     is_there = to is not None and (folder / DESCRIPTION).exists()
+    harvest.check()
     there = parse_description(folder / DESCRIPTION) if is_there else None
     per_unit = unit_samples or (there.unit_samples if there is not None else UNIT_SAMPLES)
     about = _described(harvest, samples_, per_unit)
@@ -208,6 +211,9 @@ def _sites(model: Model, sites: Any) -> dict[str, tuple[str, Any]]:
     if not isinstance(sites, Mapping):
         return {name: (name, None) for name in names_of(model, sites)}
     found: dict[str, tuple[str, Any]] = {}
+    reserved = [c for c in sites if str(c) in INDICES or str(c).endswith((".scale", ".units"))]
+    if reserved:
+        raise InputError(f"a column cannot be called {reserved[0]!r}: the store uses that name itself.")
     for column, wanted in sites.items():
         site, keep = wanted if isinstance(wanted, tuple) else (wanted, None)
         names = names_of(model, site)

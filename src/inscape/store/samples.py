@@ -11,7 +11,7 @@ from typing import Any
 
 from inscape.core.errors import FileError, InputError
 from inscape.core.extra import package
-from inscape.store.durable import append, written
+from inscape.store.durable import append, disk_errors, written
 from inscape.store.schema import NAME
 
 FOLDER, TABLE = "samples", "samples.parquet"
@@ -45,6 +45,8 @@ def text(store: Path, sample: int) -> str:
 
 def finish(store: Path, n_samples: int) -> bool:
     """One table of all samples, once every one is there; False when some are missing or pyarrow is."""
+    if (store / TABLE).exists():
+        return True
     found = _from_lines(store)
     if len(found) != n_samples:
         return False
@@ -53,8 +55,9 @@ def finish(store: Path, n_samples: int) -> bool:
     except ImportError:
         return False
     names = list(dict.fromkeys(name for s in found for name in s))
-    columns = {name: pa.array([_plain(s.get(name)) for s in found]) for name in names}
-    with written(store / TABLE, replace=True) as file:
+    columns = {name: pa.array(_alike([_plain(s.get(name)) for s in found])) for name in names}
+    said = "all rows are recorded; run the same record again for its table."
+    with disk_errors(f"the table of samples of {store}", lambda: said), written(store / TABLE, replace=True) as file:
         _parquet().write_table(pa.table(columns), file, row_group_size=4096, compression="zstd")
     return True
 
@@ -62,7 +65,7 @@ def finish(store: Path, n_samples: int) -> bool:
 def _from_lines(store: Path) -> list[dict[str, Any]]:
     by_number: dict[int, dict[str, Any]] = {}
     folder = store / FOLDER
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
+    for path in sorted(folder.glob("[!.]*.jsonl")) if folder.is_dir() else ():
         if NAME.fullmatch(path.stem) is None:
             raise FileError(f"{path} is not named like a list of samples; take it out of the folder.")
         whole, _, _torn = path.read_bytes().rpartition(b"\n")
@@ -96,7 +99,17 @@ def _checked(path: Path) -> Path:
     return path
 
 
+def _alike(values: list[Any]) -> list[Any]:
+    """One type a column: labels of several kinds become JSON text."""
+    kinds = {type(v) for v in values if v is not None}
+    if len(kinds) <= 1 or kinds == {int, float}:
+        return values
+    return [None if v is None else json.dumps(v) for v in values]
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):  # half a surrogate pair is no Unicode, and Parquet holds nothing else
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     return value if value is None or isinstance(value, (str, int, float, bool)) else json.dumps(value)
 
 

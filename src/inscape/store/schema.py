@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from inscape.core.errors import FileError
 
@@ -110,15 +110,18 @@ class Listed(Strict):
             raise ValueError(f"{value!r} is no name of a shard in this folder")
         return value
 
-    @field_validator("units")
-    @classmethod
-    def _ordered(cls, value: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+    @model_validator(mode="after")
+    def _consistent(self) -> "Listed":
         at = 0
-        for _, start, stop in value:
+        for _, start, stop in self.units:
             if start != at or stop < start:
                 raise ValueError("the rows of its units do not follow one another")
             at = stop
-        return value
+        if at != self.rows:
+            raise ValueError(f"its units have {at} rows, the shard {self.rows}")
+        if len({unit for unit, _, _ in self.units}) != len(self.units):
+            raise ValueError("it lists a work unit twice")
+        return self
 
 
 def parse_description(path: Path) -> Description:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inscape.core.errors import FileError
+from inscape.core.errors import FileError, ShapeError
 from inscape.store.durable import written
 from inscape.store.schema import DTYPES, Column, Listed
 
@@ -32,6 +32,15 @@ def write_shard(
     The checksum is taken in a second thread while the disk works. Raises OSError.
     """
     rows = units[-1][2] if units else 0
+    for c in columns:
+        wrong = [x for x in pieces[c.name] if tuple(x.shape[1:]) != c.shape or str(x.dtype) != f"torch.{c.dtype}"]
+        if wrong or sum(len(x) for x in pieces[c.name]) != rows:
+            found = wrong[0] if wrong else None
+            said = f"{list(found.shape[1:])} {found.dtype}" if found is not None else "another number of rows"
+            raise ShapeError(
+                f"{c.name} has {said} where the store has {list(c.shape)} {c.dtype} in {rows:,} rows.\n"
+                "  samples whose activations differ in shape need a reduce= that makes them alike, or other stores."
+            )
     header = header_of(columns, rows)
     hasher = _Hasher()
     try:
@@ -84,7 +93,10 @@ def check_header(path: Path, columns: Sequence[Column], listed: Listed) -> None:
         raise FileError(f"{path} is listed and cannot be read: {error.strerror}.\n{REPAIR}") from None
     if size != listed.bytes:
         raise FileError(f"{path} has {size:,} bytes and was written with {listed.bytes:,}: it was cut.\n{REPAIR}")
-    if struct.pack("<Q", length) + text != header_of(columns, listed.rows):
+    expected = header_of(columns, listed.rows)
+    if listed.data != len(expected) or listed.bytes != listed.data + sum(c.row_bytes for c in columns) * listed.rows:
+        raise FileError(f"{path}: its line does not fit {listed.rows:,} rows of this store.\n{REPAIR}")
+    if struct.pack("<Q", length) + text != expected:
         raise FileError(f"{path} is damaged: its header is not that of {listed.rows:,} rows of this store.\n{REPAIR}")
 
 

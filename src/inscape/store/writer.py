@@ -2,8 +2,10 @@
 
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from inscape.store.shard import write_shard
 from inscape.store.statistics.watch import Watch
 
 SHARD_BYTES = 64 << 20
+LONGEST_S = 60.0  # what is computed is on disk after so long, however small
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +30,20 @@ class Unit:
     values: Mapping[str, Tensor]
     samples: Sequence[dict[str, Any]] = ()
 
-    @property
+    @cached_property
     def bytes(self) -> int:
-        return sum(x.numel() * x.element_size() for x in self.values.values())
+        """Rows, and what is kept of the samples."""
+        rows = sum(x.numel() * x.element_size() for x in self.values.values())
+        return rows + sum(200 + len(str(s.get("text", ""))) for s in self.samples)
 
 
 class Writer:
     """Takes work units and writes shards of about `shard_bytes`, in a thread of its own.
 
     `put` waits only when two shards' worth is unwritten, so memory stays bounded. An error of the disk is raised by
-    the next `put` or by `close`; what is listed by then stays. Use it in a `with`: leaving without an error writes
-    what is left, leaving with one drops it. watch: statistics taken of every shard that is listed.
+    the next `put` or when it is left; what is listed by then stays. Use it in a `with`: leaving it, with an error or
+    without, writes the whole units that are there. A minute's work is written even where it fills no shard.
+    watch: statistics taken of every shard that is listed.
     """
 
     def __init__(
@@ -58,7 +64,6 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
-        self._abort = kind is not None
         self._units.put(None)
         self._thread.join()
         if kind is None:
@@ -75,8 +80,6 @@ class Writer:
         self._raise()
         self._units.put(unit)
 
-    _abort = False
-
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
@@ -85,12 +88,14 @@ class Writer:
         held: list[Unit] = []
         try:
             with disk_errors(f"a shard of {self.store}", self._advice):
+                size, since = 0, time.monotonic()
                 while (unit := self._units.get()) is not None:
                     held.append(unit)
-                    if sum(u.bytes for u in held) >= self.shard_bytes:
+                    size += unit.bytes
+                    if size >= self.shard_bytes or time.monotonic() - since > LONGEST_S:
                         self._write(held)
-                        held = []
-                if held and not self._abort:
+                        held, size, since = [], 0, time.monotonic()
+                if held:  # also when an error ends the record: these units are whole
                     self._write(held)
         except BaseException as error:
             with self._room:
