@@ -1,5 +1,8 @@
 """Edits survive a file; files that are none of ours say so."""
 
+import errno
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,30 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ins.FileError, match="newer inscape"):
         ins.load_edits(tmp_path / "new")
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "calm.safetensors"
+    first = ins.Direction("layers.1.resid_post", torch.ones(4), "first")
+    first.save(path)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ins.FileError, match="the disk is full"):
+        (-first).save(path)
+    monkeypatch.undo()
+    assert torch.equal(ins.Direction.load(path).vector, first.vector)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(ins.FileError, match=r"could not be written.*\n  choose a folder that is there"):
+        first.save(tmp_path / "nowhere" / "calm.safetensors")
+
+
+def test_a_version_that_is_no_number_is_damage(tmp_path):
+    from safetensors.torch import save_file
+
+    about = json.dumps({"kind": "direction", "version": "new"})
+    save_file({"vector": torch.ones(2)}, tmp_path / "d.safetensors", metadata={"inscape": about})
+    with pytest.raises(ins.FileError, match="'new' is no version"):
+        ins.Direction.load(tmp_path / "d.safetensors")

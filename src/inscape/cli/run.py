@@ -78,16 +78,8 @@ def _row(name: str, value: Any, mask: Any) -> dict[str, Any]:
 
 
 def _save(path: Path, trace: Any, model: Any) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from inscape.core.tensor_file import write_tensors
 
-    from inscape.core.errors import FileError
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in trace.items()}
-    for name, value in (("tokens", trace.tokens), ("mask", trace.mask)):
-        if value is not None:
-            tensors[name] = value.cpu().contiguous()
-    try:
-        save_file(tensors, str(path), metadata={"model": model.source, "fingerprint": model.fingerprint})
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"{path} cannot be written: {error}.\n  choose a folder that exists and has room.") from error
+    extra = {"tokens": trace.tokens, "mask": trace.mask}
+    tensors = dict(trace) | {name: x for name, x in extra.items() if x is not None}
+    write_tensors(path, tensors, {"model": model.source, "fingerprint": model.fingerprint})

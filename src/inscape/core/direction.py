@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inscape.core.errors import FileError, ShapeError
+from inscape.core.errors import ShapeError
+from inscape.core.tensor_file import read_tensors, write_tensors
 
 VERSION = 1
 
@@ -46,35 +47,11 @@ class Direction:
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file: the vector, and the rest as metadata."""
-        from safetensors.torch import save_file
-
         about = {"kind": "direction", "version": VERSION, "site": self.site, "source": self.source, "model": self.model}
-        save_file(
-            {"vector": self.vector.detach().cpu().contiguous()}, str(path), metadata={"inscape": json.dumps(about)}
-        )
+        write_tensors(path, {"vector": self.vector}, {"inscape": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Direction":
         """Read what `save` wrote; FileError says what is wrong with anything else."""
         tensors, about = read_tensors(path, "direction", VERSION)
         return cls(about["site"], tensors["vector"], about.get("source", ""), about.get("model", ""))
-
-
-def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and description of a safetensors file written by inscape, or FileError."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileError(f"there is no file {str(path)!r}.")
-    try:
-        with safe_open(str(path), "pt") as file:
-            about = json.loads((file.metadata() or {}).get("inscape", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise FileError(f"{str(path)!r} is damaged or is no safetensors file: {error}.") from error
-    if not isinstance(about, dict) or about.get("kind") != kind:
-        found = about.get("kind") if isinstance(about, dict) else None
-        raise FileError(f"{str(path)!r} holds {found or 'tensors of another program'}, not {kind}.")
-    if about.get("version", 0) > version:
-        raise FileError(f"{str(path)!r} was written by a newer inscape (format {about['version']}, known: {version}).")
-    return tensors, about

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from inscape.core.direction import Direction, read_tensors
+from inscape.core.direction import Direction
 from inscape.core.edit import Edit
 from inscape.core.edits.attend import attend
 from inscape.core.edits.directions import add, clamp, project_out
@@ -19,14 +19,13 @@ from inscape.core.edits.sources import ablate, patch
 from inscape.core.edits.values import replace, scale
 from inscape.core.errors import EditError, FileError
 from inscape.core.positions import At, Span, Tokens
+from inscape.core.tensor_file import read_tensors, write_tensors
 
 VERSION = 1
 
 
 def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "") -> None:
     """Write edits to one safetensors file; a bare function (`ins.edit`) is refused. `model`: a model's fingerprint."""
-    from safetensors.torch import save_file
-
     edits = [edits] if isinstance(edits, Edit) else list(edits)
     about, tensors = [], {}
     for i, edit in enumerate(edits):
@@ -38,9 +37,9 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
             )
         at, at_tensor = _at_out(edit.at)
         if at_tensor is not None:
-            tensors[f"{i}.at"] = at_tensor.contiguous()
+            tensors[f"{i}.at"] = at_tensor
         for name, value in edit.tensors.items():
-            tensors[f"{i}.{name}"] = value.detach().cpu().contiguous()
+            tensors[f"{i}.{name}"] = value
         spec = {k: _at_out(v)[0] if k in ("keys", "to") else v for k, v in edit.spec.items()}
         about.append(
             {
@@ -54,8 +53,7 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
             }
         )
     text = json.dumps({"kind": "edits", "version": VERSION, "model": model, "edits": about})
-    shared = {name: value.clone() for name, value in tensors.items()}  # safetensors refuses tensors that share memory
-    save_file(shared, str(path), metadata={"inscape": text})
+    write_tensors(path, tensors, {"inscape": text})
 
 
 def load_edits(path: str | Path) -> list[Edit]:

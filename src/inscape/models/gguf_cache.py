@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from inscape.core.cache import cache_folder
+from inscape.core.durable import sha256_of, sync, written
 from inscape.core.errors import FileError
 from inscape.core.progress import Progress, tell
 from inscape.models.gguf import check_header, dequantise
@@ -124,11 +125,6 @@ def digest_of(path: Path) -> str:
     return sha256
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _build(folder: Path, name: str, sha256: str, provide: Callable[[Path], Path], progress: Progress) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".building-{folder.name}-", dir=folder.parent))
     try:
@@ -140,14 +136,14 @@ def _build(folder: Path, name: str, sha256: str, provide: Callable[[Path], Path]
         mode = (made / "config.json").stat().st_mode
         for path in files:
             path.chmod(mode)  # safetensors writes files only their owner can read; a cache may be shared
-            _sync(path)
+            sync(path)
         entries = {
             p.name: {"size": p.stat().st_size, "mtime_ns": p.stat().st_mtime_ns, "sha256": sha256_of(p)} for p in files
         }
         _write_json(made / MANIFEST, {"made_of": {"name": name, "sha256": sha256}, "notes": notes, "files": entries})
-        _sync(made)
+        sync(made)
         _move_in(made, folder, scratch / "replaced")
-        _sync(folder.parent)
+        sync(folder.parent)
         tell(progress, f"{name} is cached", 1.0)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -192,24 +188,9 @@ def _sweep(folder: Path, alone: bool) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path, replace=True) as file:
+        file.write(json.dumps(value, indent=1).encode())
 
 
 def _free(home: Path) -> str:

@@ -1,6 +1,5 @@
 """The main job: one self-contained page about one model."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inscape.core.costs import peak_bytes, words_of
+from inscape.core.durable import disk_errors, written
 from inscape.core.errors import FileError, InputError
 from inscape.core.progress import Progress, tell
 from inscape.models.model import Model
@@ -50,13 +50,11 @@ class Report:
         target = Path(to)
         if not target.parent.is_dir():
             raise FileError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}.")
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self.html, encoding="utf-8")
-            part.replace(target)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise FileError(f"cannot write {str(target)!r}: {error.strerror}.") from error
+        with (
+            disk_errors(str(target), lambda: "choose a folder that can be written to."),
+            written(target, replace=True) as file,
+        ):
+            file.write(self.html.encode())
         return target
 
     def __fspath__(self) -> str:

@@ -5,13 +5,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inscape.core.durable import TEMPORARY, disk_errors, sha256_of, sync, written
 from inscape.core.errors import FileError
 from inscape.core.progress import Progress, tell
 from inscape.store.claim import DESCRIPTION
-from inscape.store.durable import TEMPORARY, disk_errors, sync_folder, written
 from inscape.store.manifest import FOLDER, SHARDS, readable, torn
 from inscape.store.schema import Listed, parse_description, parse_listed
-from inscape.store.shard import check_header, sha256_of
+from inscape.store.shard import check_header
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def repair(path: str | Path, *, progress: Progress = None) -> Checked:
         for inner in ("", FOLDER, SHARDS, "samples"):
             for file in (folder / inner).glob(f"{TEMPORARY}*"):
                 file.unlink(missing_ok=True)
-        sync_folder(folder / SHARDS)
+        sync(folder / SHARDS)
     return found
 
 

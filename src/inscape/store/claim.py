@@ -3,9 +3,9 @@
 import contextlib
 from pathlib import Path
 
+from inscape.core.durable import TEMPORARY, disk_errors, written
 from inscape.core.errors import FileError
 from inscape.store import manifest, samples
-from inscape.store.durable import TEMPORARY, disk_errors, written
 from inscape.store.schema import Description, differences, parse_description
 
 DESCRIPTION = "store.json"

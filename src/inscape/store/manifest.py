@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from inscape.core.durable import append
 from inscape.core.errors import FileError
-from inscape.store.durable import append
 from inscape.store.schema import NAME, Listed, parse_listed
 
 FOLDER = "manifest"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inscape.store.durable import written
+from inscape.core.durable import written
 
 FOLDER = "outcome"
 

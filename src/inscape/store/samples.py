@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from inscape.core.durable import append, disk_errors, written
 from inscape.core.errors import FileError, InputError
 from inscape.core.extra import package
-from inscape.store.durable import append, disk_errors, written
 from inscape.store.schema import NAME
 
 FOLDER, TABLE = "samples", "samples.parquet"

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from inscape.core.durable import written
 from inscape.core.errors import FileError, ShapeError
-from inscape.store.durable import written
 from inscape.store.schema import DTYPES, Column, Listed
 
 HEADER_LIMIT = 1 << 24  # bytes; a header larger than this is no header of ours
@@ -103,15 +103,6 @@ def check_header(path: Path, columns: Sequence[Column], listed: Listed) -> None:
 REPAIR = (
     "  `inscape store verify` looks at every shard; `inscape store repair` drops the bad ones, to be recorded again."
 )
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, 1 MB at a time."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _bytes(x: Tensor) -> memoryview:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from inscape.core.durable import disk_errors
 from inscape.store import manifest, samples
-from inscape.store.durable import disk_errors
 from inscape.store.schema import Column
 from inscape.store.shard import write_shard
 from inscape.store.statistics.watch import Watch

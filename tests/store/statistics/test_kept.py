@@ -130,7 +130,7 @@ DAMAGE = [
     ({"statistic": "extremes"}, "holds extremes of layers.1.resid_post, not moments of"),
     ({"columns": ["other"]}, "holds moments of other, not moments of layers.1.resid_post"),
     ({"kind": "direction"}, "holds direction, not statistics"), ({"version": 2}, "was written by a newer inscape"),
-    ({"version": "1"}, "cannot be read"), ({"more": 1}, "more: Extra inputs are not permitted"),
+    ({"version": "1"}, "is damaged: '1' is no version"), ({"more": 1}, "more: Extra inputs are not permitted"),
     ({"settings": {"n": 1.5}}, "settings.n: Input should be a valid integer"),
     ({"settings": {"n": -4}}, "n is -4, not a count"),
     ({"units": {"../x": [[0, 1]]}}, "units"), ({"units": {SHA: [[0, 2**31 - 1]]}}, "names more than 67,108,864 work"),

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from inscape.core.durable import disk_errors, sha256_of, written
 from inscape.core.errors import FileError
 from inscape.core.extra import package
 from inscape.core.progress import Progress, tell
 from inscape.store import manifest, samples
 from inscape.store.claim import DESCRIPTION, claim
-from inscape.store.durable import disk_errors, written
 from inscape.store.schema import NAME, Description, Listed, differences, parse_listed
-from inscape.store.shard import REPAIR, sha256_of
+from inscape.store.shard import REPAIR
 from inscape.store.store import Store
 
 CHUNK = 8 << 20

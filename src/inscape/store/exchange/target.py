@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from inscape.core.durable import disk_errors, sync, temporary_name
 from inscape.core.errors import FileError
-from inscape.store.durable import TEMPORARY, disk_errors, sync_folder
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def whole(to: Path, *, folder: bool) -> Iterator[Path]:
     """
     if to.exists() or to.is_symlink():
         raise FileError(f"{to} is there already and is not overwritten: choose another name or remove it.")
-    temporary = to.with_name(f"{TEMPORARY}{os.getpid()}-{to.name}")
+    temporary = temporary_name(to)
     with disk_errors(str(to), lambda: "nothing was left there; make room or choose another place."):
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +40,11 @@ def whole(to: Path, *, folder: bool) -> Iterator[Path]:
                 temporary.mkdir()
             yield temporary
             for path in temporary.iterdir() if folder else [temporary]:
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
             if to.exists():  # somebody made it meanwhile
                 raise FileError(f"{to} was made by somebody else meanwhile and is not overwritten.")
             os.rename(temporary, to)
-            sync_folder(to.parent)
+            sync(to.parent)
         except BaseException:
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from inscape.core.direction import read_tensors
+from inscape.core.durable import disk_errors, written
 from inscape.core.errors import FileError, InscapeError
-from inscape.store.durable import disk_errors, written
+from inscape.core.tensor_file import read_tensors
 from inscape.store.manifest import Segment
 from inscape.store.schema import Listed, Strict
 from inscape.store.statistics.contract import Statistic

@@ -1,7 +1,8 @@
-"""Writing that survives a kill at any moment: a temporary name, fsync, rename, fsync of the folder."""
+"""Files that survive a kill at any moment: a temporary name, fsync, rename, fsync of the folder; and checksums."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -13,13 +14,18 @@ from inscape.core.errors import FileError
 TEMPORARY = ".tmp-"  # names that begin so are nobody's data
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that nobody else uses."""
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
+
+
 @contextlib.contextmanager
 def written(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
     """A file that appears under its name whole and on disk, or not at all.
 
     replace: may an older file of that name be replaced? Otherwise FileExistsError is raised and nothing changes.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -29,7 +35,7 @@ def written(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
             os.replace(temporary, path)
         else:
             _name(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -62,16 +68,22 @@ def append(path: Path, data: bytes) -> None:
     finally:
         os.close(handle)
     if is_new:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make what a file holds, or the names in a folder, durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
