@@ -25,7 +25,7 @@ class NotFiredError(InscapeError, RuntimeError):
 
 
 class NotFiniteError(InscapeError, ArithmeticError):
-    """An edit produced NaN or infinity."""
+    """An edit, a loss or a gradient is NaN or infinity."""
 
 
 class TokenError(InscapeError, ValueError):

@@ -1,0 +1,7 @@
+"""The one training loop of the package: `fit`, its learning-rate schedules and the losses that many things share."""
+
+from inscape.train.loop import History, fit
+from inscape.train.losses import next_token
+from inscape.train.schedule import constant, cosine, linear
+
+__all__ = ["History", "constant", "cosine", "fit", "linear", "next_token"]
