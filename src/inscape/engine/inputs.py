@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ def prepare(model: Model, inputs: Any, *, side: str | None = None) -> Inputs:
 
     side: padding side; the tokenizer's own when left out. Tokens are what the tokenizer makes, nothing is added.
     """
+    if isinstance(inputs, Inputs):  # rows of inputs that were prepared before
+        return replace(inputs, kwargs=dict(inputs.kwargs))
     if isinstance(inputs, str):
         return _texts(model, [inputs], side)
     if isinstance(inputs, Mapping):

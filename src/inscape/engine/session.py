@@ -101,7 +101,7 @@ class Session:
             if self.before is not None:
                 self._put(self.root._forward_pre_hooks, _root_hook(self), self.root._forward_pre_hooks_with_kwargs)
             for task in self.tasks:
-                if task.point.stream is not None and task.edits:
+                if task.point.stream is not None and (task.edits or (self.grad and task.read)):
                     self._put(task.point.stream._forward_hooks, _carry_hook(self, task))
             for (module, side), tasks in stations.items():
                 if side == "out":
@@ -371,12 +371,23 @@ def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
         session.visit(task, replay.states(session, point), step)
         return x
     seen = view(point, x, step)
+    if session.grad and point.side == "in" and point.stream is None and seen is x:
+        seen = x.view_as(x)  # others may read the same tensor; the site's gradient is of what passes here
+    if session.grad and point.stream is not None and seen is not x:
+        return _in_two_places(session, task, x, seen, step)
     new = session.visit(task, seen, step)
     if new is not seen or (session.grad and seen is not x):  # with a graph, what was recorded must lie on the path
         back = unview(point, new, x)
         is_same = new is seen and (point.scale is not None or point.rules)
         return x.detach() + (back - back.detach()) if is_same else back  # undoing a rule would round the output
     return x
+
+
+def _in_two_places(session: Session, task: Task, x: Tensor, seen: Tensor, step: Step) -> Tensor:
+    """With a graph, a view of the stream before a norm: a leaf carries its changes into the norm and past it."""
+    base = seen.detach()
+    new = session.visit(task, base.clone().requires_grad_(), step)
+    return x + unview(task.point, new - base, x)
 
 
 def _at_head_out(session: Session, task: Task, x: Tensor, step: Step) -> Tensor:
