@@ -44,7 +44,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     **dict.fromkeys(
         (
             "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
-            "InputError", "ModelError", "FileError", "MissingExtraError",
+            "InputError", "ModelError", "FileError", "PaperError", "MissingExtraError",
         ),
         "core.errors",
     ),
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         ModelError,
         NotFiniteError,
         NotFiredError,
+        PaperError,
         ShapeError,
         SiteError,
         TokenError,

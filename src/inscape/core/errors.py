@@ -44,5 +44,9 @@ class FileError(InscapeError, OSError):
     """A file that is missing, damaged, of another version or not what it says it is."""
 
 
+class PaperError(InscapeError, LookupError):
+    """A paper that is not here, or a recipe whose claims and numbers do not fit together."""
+
+
 class MissingExtraError(InscapeError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
