@@ -24,6 +24,8 @@ def all_kinds() -> list["ins.Edit"]:
         ins.clamp(d, -1.0, 1.0, at="last"),
         ins.clamp("layers.0.mlp.act", high=0.0, units=[3]),
         ins.scale("layers.*.attn.z", 0.5, heads=[1]),
+        ins.scale("layers.1.attn.z", 0.5, heads=torch.tensor([[1, 2], [0, 3]])),
+        ins.ablate("layers.1.mlp.act", units=torch.arange(256).reshape(2, 128) % 3 == 0),
         ins.replace("layers.2.mlp_out", 0.0, at=[1, -1]),
         ins.patch("layers.1.mlp_out", trace, at=2),
         ins.ablate("layers.0.attn_out", "mean", trace["layers.1.mlp_out"]),

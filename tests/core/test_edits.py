@@ -103,3 +103,35 @@ def test_an_edit_of_the_middle_of_the_stream_reaches_the_residual_branch() -> No
     got = ins.run(model, IDS, read=[mid, "layers.1.mlp_out", post], edits=[ins.add(ins.Direction(mid, vector, "v"))])
     torch.testing.assert_close(got[mid], plain[mid] + vector)
     torch.testing.assert_close(got[post], got[mid] + got["layers.1.mlp_out"], atol=1e-5, rtol=1e-5)
+
+
+def test_one_set_of_units_or_heads_a_row() -> None:
+    model, site = gpt2(), "layers.1.mlp.act"
+    plain = ins.run(model, IDS, read=site)[site]
+    table = torch.tensor([[3, 7], [-1, 7]])
+    mask = torch.zeros(2, 128, dtype=torch.bool)
+    mask[0, [3, 7]] = mask[1, [127, 7]] = True
+    want = plain.clone()
+    want[:, -1] = torch.where(mask, torch.zeros(()), plain[:, -1])
+    for units in (table, mask):
+        got = ins.run(model, IDS, read=site, edits=[ins.ablate(site, units=units, at=-1)])[site]
+        assert torch.equal(got, want)
+    heads = ins.run(model, IDS, read="layers.1.attn.z", edits=[ins.scale("layers.1.attn.z", 0.0, heads=table % 4)])
+    assert heads["layers.1.attn.z"].abs().sum((1, 3)).eq(0).tolist() == [[False, False, False, True]] * 2
+    beams = ins.generate(model, IDS, edits=[ins.ablate(site, units=table)], read=site, max_new_tokens=3, num_beams=2)
+    assert bool((beams.trace[site].reshape(2, -1, 128)[0][:, [3, 7]] == 0).all())
+
+
+def test_sets_that_do_not_fit_the_rows_say_so() -> None:
+    model, site = gpt2(), "layers.1.mlp.act"
+    for said, units in {
+        "for 3 rows, the run 2": torch.zeros(3, 1, dtype=torch.long),
+        "from 0 to 128": torch.tensor([[0], [128]]),
+        "mask over 5 entries": torch.zeros(2, 5, dtype=torch.bool),
+    }.items():
+        with pytest.raises(ins.ShapeError, match=said):
+            ins.run(model, IDS, edits=[ins.ablate(site, units=units)])
+    with pytest.raises(ins.EditError, match="table of indices or a bool mask"):
+        ins.ablate(site, units=torch.zeros(2, 3))
+    with pytest.raises(ins.EditError, match="one set a row"):
+        ins.ablate(site, units=torch.zeros(2, 3, 4, dtype=torch.long))

@@ -17,7 +17,8 @@ class Edit:
     """A change at one site: `fn` maps the activation there to the one that goes on.
 
     site: a name or a pattern ("layers.*.mlp_out"). label: shown in reports. at, heads, units, rows: where it acts;
-    everything else passes unchanged. contextual: `fn(x, step)` instead of `fn(x)`, see `core.step.Step`.
+    everything else passes unchanged. heads and units are one set for all rows, or one a row: a table of indices
+    [batch, k] or a bool mask [batch, n]. contextual: `fn(x, step)` instead of `fn(x)`, see `core.step.Step`.
     needs: other sites, relative to the same layer, whose values the function reads from `step.held`.
     spec, tensors: how to write it to a file; an edit without `spec` is a bare function and cannot be saved.
     """
@@ -26,8 +27,8 @@ class Edit:
     fn: Callable[..., Tensor]
     label: str = ""
     at: At = None
-    heads: tuple[int, ...] | None = None
-    units: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | Tensor | None = None
+    units: tuple[int, ...] | Tensor | None = None
     rows: tuple[int, ...] | None = None
     contextual: bool = False
     needs: tuple[str, ...] = ()
@@ -36,7 +37,7 @@ class Edit:
 
     def __repr__(self) -> str:
         where = "".join(
-            f", {name}={value!r}"
+            f", {name}={f'one set a row {tuple(value.shape)}' if isinstance(value, Tensor) else repr(value)}"
             for name in ("at", "heads", "units", "rows")
             if (value := getattr(self, name)) is not None
         )
@@ -57,6 +58,17 @@ def whole_numbers(values: int | Sequence[int] | Tensor | None, name: str) -> tup
     return values
 
 
+def sets_of(values: Any, name: str) -> tuple[int, ...] | Tensor | None:
+    """Indices that are the same for all rows as a tuple; a table or mask with one set a row stays a tensor."""
+    if isinstance(values, Tensor) and values.ndim == 2:
+        if values.is_floating_point():
+            raise EditError(f"{name}= of {values.dtype}: one set a row is a table of indices or a bool mask.")
+        return values.cpu()
+    if isinstance(values, Tensor) and values.ndim > 2:
+        raise EditError(f"{name}= of shape {tuple(values.shape)}: give indices [k], or one set a row, [batch, k].")
+    return whole_numbers(values, name)
+
+
 def make_edit(
     site: str,
     fn: Callable[..., Tensor],
@@ -70,7 +82,7 @@ def make_edit(
 ) -> Edit:
     """An edit with its places checked; every constructor ends here."""
     return Edit(
-        str(site), fn, label, check_at(at), whole_numbers(heads, "heads"), whole_numbers(units, "units"),
+        str(site), fn, label, check_at(at), sets_of(heads, "heads"), sets_of(units, "units"),
         whole_numbers(rows, "rows"), **more,
     )  # fmt: skip
 
@@ -85,7 +97,7 @@ def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | 
 
     Computes `where(place, fn(x), x)`: exact, differentiable, the same for every kind of place.
     """
-    place = _place(edit, x, step, axes)
+    place = place_of(edit, x, step, axes)
     if place is False:
         return None
     step.site = edit.site
@@ -101,7 +113,7 @@ def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | 
     return torch.where(place, y, x) if isinstance(place, Tensor) else y
 
 
-def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | bool | None:
+def place_of(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | bool | None:
     """Bool tensor that broadcasts to x and marks where the edit acts; None everywhere, False nowhere."""
     place: Tensor | None = None
     if edit.at is not None:
@@ -125,6 +137,11 @@ def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor |
             continue
         along = _axis(edit, axes, names, name)
         size = x.shape[along] // (step.n_repeats if name == "rows" else 1)
+        if isinstance(indices, Tensor):
+            mark = _row_by_row(edit, name, indices, size, x.shape[0], step)
+            mark = mark.reshape([n if i in (0, along) else 1 for i, n in enumerate(x.shape)]).to(x.device)
+            place = mark if place is None else place & mark
+            continue
         wrong = [i for i in indices if not -size <= i < size]
         if wrong:
             raise ShapeError(f"the edit {edit!r} at {edit.site}: {name}={wrong} but that axis has {size} entries.")
@@ -137,6 +154,29 @@ def _place(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor |
         mark = mark.reshape(shape).to(x.device)
         place = mark if place is None else place & mark
     return place
+
+
+def _row_by_row(edit: Edit, name: str, sets: Tensor, size: int, n_rows: int, step: Step) -> Tensor:
+    """One set a row as a bool mask [batch, size]."""
+    if sets.shape[0] * step.n_repeats != n_rows:
+        raise ShapeError(
+            f"the edit {edit!r} at {edit.site}: {name}= has sets for {sets.shape[0]} rows, the run {n_rows} rows."
+        )
+    if sets.dtype == torch.bool:
+        if sets.shape[1] != size:
+            raise ShapeError(
+                f"the edit {edit!r} at {edit.site}: {name}= is a mask over {sets.shape[1]} entries, "
+                f"the axis has {size}."
+            )
+        mark = sets
+    else:
+        if sets.numel() and not -size <= int(sets.min()) <= int(sets.max()) < size:
+            raise ShapeError(
+                f"the edit {edit!r} at {edit.site}: {name}= goes from {int(sets.min())} to {int(sets.max())}, "
+                f"but that axis has {size} entries."
+            )
+        mark = torch.zeros(sets.shape[0], size, dtype=torch.bool).scatter(1, sets.long() % size, True)
+    return mark.repeat_interleave(step.n_repeats, 0)
 
 
 def _axis(edit: Edit, axes: tuple[str, ...], names: tuple[str, ...], asked: str) -> int:

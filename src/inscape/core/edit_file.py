@@ -38,7 +38,8 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
         at, at_tensor = _at_out(edit.at)
         if at_tensor is not None:
             tensors[f"{i}.at"] = at_tensor
-        for name, value in edit.tensors.items():
+        tables = {k: v for k in ("heads", "units") if isinstance(v := getattr(edit, k), Tensor)}
+        for name, value in {**edit.tensors, **tables}.items():
             tensors[f"{i}.{name}"] = value
         spec = {k: _at_out(v)[0] if k in ("keys", "to") else v for k, v in edit.spec.items()}
         about.append(
@@ -46,8 +47,8 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
                 "site": edit.site,
                 "label": edit.label,
                 "at": at,
-                "heads": edit.heads,
-                "units": edit.units,
+                "heads": "tensor" if "heads" in tables else edit.heads,
+                "units": "tensor" if "units" in tables else edit.units,
                 "rows": edit.rows,
                 "spec": spec,
             }
@@ -70,6 +71,7 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
     kind = spec.pop("kind")
     mine = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.split(".", 1)[0] == str(i)}
     places = {k: entry[k] for k in ("heads", "units", "rows") if entry[k] is not None}
+    places |= {k: mine.pop(k) for k in ("heads", "units") if entry[k] == "tensor"}
     at = mine.pop("at", None) if entry["at"] == "tensor" else _at_in(entry["at"])
     if at is not None:
         places["at"] = at
