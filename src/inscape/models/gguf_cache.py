@@ -19,10 +19,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from inscape.core.cache import cache_folder
+from inscape.core.cache import cache_folder, one_builder
 from inscape.core.durable import sha256_of, sync, written
 from inscape.core.errors import FileError
 from inscape.core.progress import Progress, tell
@@ -53,7 +53,7 @@ def dense_copy(name: str, sha256: str, provide: Callable[[Path], Path], progress
         return folder
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _one_builder(home / f".{folder.name}.lock", progress) as alone:
+        with one_builder(home / f".{folder.name}.lock", progress) as alone:
             problem = check(folder)
             if problem is None:  # another process built it while this one waited
                 return folder
@@ -158,26 +158,6 @@ def _move_in(made: Path, folder: Path, aside: Path) -> None:
     except OSError:
         if check(folder) is not None:
             raise
-
-
-@contextlib.contextmanager
-def _one_builder(lock: Path, progress: Progress) -> Iterator[bool]:
-    """Let one process build at a time; yields whether that is certain. A killed holder's lock is gone with it."""
-    try:
-        import fcntl
-    except ImportError:  # a system without these locks: the rename decides
-        yield False
-        return
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell(progress, "another process is building this copy; waiting for it", None)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without them
-            yield False
-            return
-        yield True
 
 
 def _sweep(folder: Path, alone: bool) -> None:

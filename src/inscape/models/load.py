@@ -15,6 +15,8 @@ from inscape.models import hub
 from inscape.models.demo import DEMOS, FOLDERS, demo_folder, efficientnet_lite0
 from inscape.models.folder import listing, missing_config
 from inscape.models.gguf_cache import dense_folder, notes_of
+from inscape.models.toy import TOYS
+from inscape.models.toy.files import load_own, toy_folder
 from inscape.models.transformers_load import load_module, load_processor, load_tokenizer
 
 Device = str | torch.device | None
@@ -44,9 +46,10 @@ def load(
 
     1. an `nn.Module`: taken as it is, in its mode; `dtype` and `device` convert it in place, as `module.to` does;
     2. a name in `demo.DEMOS`;
-    3. a `.gguf` file: dequantised once into the cache (`gguf_cache`), opened from there;
-    4. a folder written by `save_pretrained`: with the class its config names, in the dtype it was written in;
-    5. the id of a model on the Hugging Face hub, or in the hub's cache on this machine.
+    3. the name of a toy net (`models.toy.TOYS`): from the package, or trained on first use and kept in the cache;
+    4. a `.gguf` file: dequantised once into the cache (`gguf_cache`), opened from there;
+    5. a folder written by `save_pretrained`: with the class its config names, in the dtype it was written in;
+    6. the id of a model on the Hugging Face hub, or in the hub's cache on this machine.
 
     tokenizer, processor: objects, or the name or folder of one; given ones replace the model's own.
     device: where the module goes; "auto" spreads it (accelerate). Loaded models come in eval mode.
@@ -65,6 +68,10 @@ def load(
         if processor is None:
             processor = photos
         module = _moved(module, dtype, None if device == "auto" else device)
+        return Loaded(module, _tokenizer(tokenizer), _processor(processor), label)
+    toy = next((toy for toy in TOYS if toy.name == label and toy.build is not None), None)
+    if toy is not None:
+        module = _moved(load_own(toy, toy_folder(toy, progress)), dtype, None if device == "auto" else device)
         return Loaded(module, _tokenizer(tokenizer), _processor(processor), label)
     found = _find(source, label, progress)
     options: dict[str, Any] = {"dtype": dtype} if dtype is not None else {}
@@ -90,6 +97,9 @@ def _find(source: str | Path, label: str, progress: Progress) -> hub.Found:
     """The folder (or hub id) that a name or path stands for."""
     if label in FOLDERS:
         return _folder(demo_folder(label, progress))
+    toy = next((toy for toy in TOYS if toy.name == label), None)
+    if toy is not None:
+        return _folder(toy_folder(toy, progress))
     path = Path(label).expanduser()
     if path.is_dir():
         problem = missing_config(path)
@@ -107,11 +117,14 @@ def _find(source: str | Path, label: str, progress: Progress) -> hub.Found:
         )
     if _is_path(source, label):
         raise FileError(_not_there(path, label))
-    near = difflib.get_close_matches(label, DEMOS, n=1, cutoff=0.75)
-    if near and "/" not in label:
+    toys = [toy.name for toy in TOYS]
+    near = difflib.get_close_matches(label, [*DEMOS, *toys], n=1, cutoff=0.75)
+    if (near or label.startswith("toy-")) and "/" not in label:
+        meant = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(
             f"{label!r} is no model: there is no folder or file of that name here.\n"
-            f"  did you mean {near[0]!r}? models that come with inscape[demo]: {', '.join(DEMOS)}."
+            f"  {meant}models that come with inscape[demo]: {', '.join(DEMOS)};\n"
+            f"  small nets that come with inscape: {', '.join(toys)}."
         )
     return hub.find(label, DEMOS)
 
@@ -168,7 +181,8 @@ def _processor(given: Any) -> Any:
 
 
 def _beside(given: str | Path) -> hub.Found:
-    path = demo_folder(str(given)) if given in FOLDERS else Path(given).expanduser()
+    toy = next((toy for toy in TOYS if toy.name == str(given)), None)
+    path = toy_folder(toy) if toy else demo_folder(str(given)) if given in FOLDERS else Path(given).expanduser()
     if path.is_dir():
         return _folder(path)
     if _is_path(given, str(given)):

@@ -19,7 +19,7 @@ def open(
     family: Any = None,
     progress: Any = None,
 ) -> Model:
-    """Open a model: a demo name, a Hugging Face folder or id, a .gguf file, or any `nn.Module`.
+    """Open a model: a demo name, a toy net, a Hugging Face folder or id, a .gguf file, or any `nn.Module`.
 
     Never rewrites weights, never copies them, never forces an attention implementation, never changes the dtype
     unless asked. A module is taken in the mode it is in; what is loaded comes in eval mode. A compiled module is

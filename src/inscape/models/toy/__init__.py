@@ -1,0 +1,8 @@
+"""The small nets that come with inscape: trained from scratch by `dynamics/toys/`, opened as `ins.open("toy-NAME")`."""
+
+from inscape.models.toy.toy import Toy
+
+TOYS: tuple[Toy, ...] = (
+    Toy("toy-induction", "two layers of attention alone, which repeat what came before: a previous-token head and an "
+        "induction head"),
+)  # fmt: skip
