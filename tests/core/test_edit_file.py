@@ -34,6 +34,7 @@ def all_kinds() -> list["ins.Edit"]:
         ins.skip("layers.2", at=ins.tokens(13, 14)),
         ins.attend("layers.1", "redirect", keys=0, to=[1, 2], heads=[2]),
         ins.attend("layers.*", "forbid", keys=slice(0, 2), at=slice(3, None)),
+        ins.attend("layers.*", "only", keys=(), own=True, heads=[1]),
     ]
 
 

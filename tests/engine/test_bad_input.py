@@ -50,7 +50,7 @@ CASES = {
     "direction of length zero": (lambda m: ins.project_out(ins.Direction(SITE, torch.zeros(32))), ins.ShapeError, "points nowhere"),
     "unknown ablation": (lambda m: ins.ablate(SITE, "median"), ins.EditError, "zero, mean, resample"),
     "skip of no layer": (lambda m: ins.skip("mlp"), ins.EditError, "name a layer"),
-    "unknown attention edit": (lambda m: ins.attend("layers.1", "drop"), ins.EditError, "forbid, cut, set, redirect"),
+    "unknown attention edit": (lambda m: ins.attend("layers.1", "drop"), ins.EditError, "forbid, only, cut, set, redirect"),
     "no new tokens": (lambda m: ins.generate(m, IDS, max_new_tokens=0), ins.InputError, "at least one token"),
     "prompts padded on the right": (lambda m: ins.generate(m, {"input_ids": IDS, "attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0]])}), ins.InputError, "padded on the right"),
     "chat without a template": (lambda m: ins.run(m, [{"role": "user", "content": "hi"}]), ins.InputError, "no chat template"),

@@ -20,6 +20,7 @@ def edits() -> dict[str, "ins.Edit"]:
         "skip": ins.skip("layers.1"),
         "skip attention": ins.skip("layers.*.attn"),
         "forbid": ins.attend("layers.1", "forbid", keys=[1], at=slice(2, None)),
+        "only": ins.attend("layers.*", "only", keys=[2], own=True, first=True, at=slice(1, None)),
         "cut": ins.attend("layers.*", "cut", keys=0),
         "redirect": ins.attend("layers.1", "redirect", keys=0, to=1, heads=[0, 3]),
         "set": ins.attend("layers.1", "set", keys=1, value=0.3, renormalise=True),

@@ -100,7 +100,7 @@ def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | 
     place = place_of(edit, x, step, axes)
     if place is False:
         return None
-    step.site = edit.site
+    step.site, step.place = edit.site, place
     y = edit.fn(x, step) if edit.contextual else edit.fn(x)
     if not isinstance(y, Tensor):
         raise EditError(f"the edit {edit!r} returned {type(y).__name__}, not a tensor.")

@@ -14,6 +14,7 @@ from inscape.core.direction import Direction
 from inscape.core.edit import Edit
 from inscape.core.edits.attend import attend
 from inscape.core.edits.directions import add, clamp, project_out
+from inscape.core.edits.relate import relate
 from inscape.core.edits.skip import skip
 from inscape.core.edits.sources import ablate, patch
 from inscape.core.edits.values import replace, scale
@@ -98,6 +99,8 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         return ablate(site, spec["how"], mine.get("source"), seed=spec["seed"], **places)
     if kind == "skip":
         return skip(spec["layer"], **places)
+    if kind == "relate":
+        return relate(spec["layer"], mine["groups"], mine["allowed"], **places)
     if kind == "attend":
         spec |= {k: _at_in(spec[k]) for k in ("keys", "to")}
         return attend(**spec, **places)

@@ -18,6 +18,7 @@ class Step:
     tokens: ids fed in this call, [batch, stop - start], or None when the inputs are no tokens.
     prompt: number of columns of the prompt.
     held: values of other sites that an edit asked for (`Edit.needs`), by site name.
+    place: where the edit under way acts, bool that broadcasts to its value; None everywhere.
     """
 
     start: int
@@ -27,6 +28,7 @@ class Step:
     prompt: int = 0
     held: dict[str, Tensor] = field(default_factory=dict)
     site: str = ""
+    place: Tensor | None = None
     n_repeats: int = 1  # rows of the batch per row of the inputs: beams, returned sequences
     selections: dict[object, Tensor | None] = field(default_factory=dict)
 

@@ -10,21 +10,24 @@ from inscape.core.errors import EditError, TokenError
 from inscape.core.positions import At, check_at, select
 from inscape.core.step import Step
 
-HOW = ("forbid", "cut", "set", "redirect")
+HOW = ("forbid", "only", "cut", "set", "redirect")
 
 
 def attend(
     layer: str, how: str, *, keys: At = None, to: At = None, value: float | int | None = None, at: At = None,
-    heads: Any = None, rows: Any = None, renormalise: bool = False,
+    heads: Any = None, rows: Any = None, renormalise: bool = False, own: bool = False, first: bool = False,
 ) -> Edit:  # fmt: skip
     """Change which keys the queries of an attention block look at.
 
     layer: "layers.5", "layers.*", or an attention block such as "decoder.layers.5.cross".
     how: "forbid", before the softmax: the keys are masked, the rest shares all of the attention;
+         "only", before the softmax: all keys but these are masked; what the model hides itself stays hidden, and a
+         query that is left with no key gets nothing;
          "cut", after it: their weight becomes zero, and nobody gets it (knock-out);
          "set": their weight becomes `value`; "redirect": their weight moves to the keys `to`, in equal parts.
     at: the queries. keys, to: positions like at=, counted among real tokens of the sequence so far; in
-        cross-attention they count the encoder's columns.
+        cross-attention they count the encoder's columns. keys=() is none.
+    own, first: under "only", each query's own position and the first real token, where sinks are, stay open too.
     renormalise: after "cut" or "set", scale each row back to the sum it had.
     """
     if how not in HOW:
@@ -35,14 +38,21 @@ def attend(
         raise EditError("attend(..., 'redirect') needs to=, the keys that receive the attention.")
     if renormalise and how in ("forbid", "redirect"):
         raise EditError(f"attend(..., {how!r}) keeps every row's sum already; renormalise= is for 'cut' and 'set'.")
-    keys, to = check_at(keys), check_at(to)
+    if (own or first) and how != "only":
+        raise EditError(f"attend(..., {how!r}) has no own= or first=; they keep keys open under 'only'.")
+    keys = keys if isinstance(keys, tuple) and not keys else check_at(keys)
+    to = check_at(to)
     block = layer if layer.endswith((".attn", ".cross")) else f"{layer}.attn"
-    site = f"{block}.scores" if how == "forbid" else f"{block}.pattern"
+    site = f"{block}.scores" if how in ("forbid", "only") else f"{block}.pattern"
 
     def fn(x: Tensor, step: Step) -> Tensor:
         marked = _keys(keys, x, step)
         if how == "forbid":
             return x.masked_fill(marked, -torch.inf)
+        if how == "only":
+            marked = marked | _keys(0, x, step) if first else marked
+            marked = marked | _own(x, step) if own else marked
+            return x.masked_fill(~marked, -torch.inf)
         if how == "redirect":
             moved = (x * marked).sum(-1, keepdim=True)
             target = _keys(to, x, step) & ~_future(x, step)
@@ -64,6 +74,8 @@ def attend(
         "keys": keys,
         "to": to,
     }
+    if own or first:
+        spec |= {"own": own, "first": first}
     if any(isinstance(p, Tensor) for p in (keys, to)):
         spec = None
     return make_edit(site, fn, f"{how} attention at {layer}", contextual=True, at=at, heads=heads, rows=rows, spec=spec)
@@ -71,8 +83,8 @@ def attend(
 
 def _keys(keys: At, x: Tensor, step: Step) -> Tensor:
     """Marked keys, bool, broadcasting to [batch, head, query, key]; the newest key is the last column."""
-    if keys is None:
-        return torch.ones(1, 1, 1, x.shape[-1], dtype=torch.bool, device=x.device)
+    if keys is None or keys == ():
+        return torch.full((1, 1, 1, x.shape[-1]), keys is None, device=x.device)
     if ".cross." in step.site:  # the keys are the encoder's columns; this call knows nothing of their padding
         marked = select(keys, Step.plain(x.shape[0], x.shape[-1]))
         assert marked is not None
@@ -90,9 +102,21 @@ def _keys(keys: At, x: Tensor, step: Step) -> Tensor:
     return marked[:, None, None, :].to(x.device)
 
 
-def _future(x: Tensor, step: Step) -> Tensor:
-    """Keys after each query, bool [1, 1, query, key]: attention must not be sent there."""
-    offset = step.stop - x.shape[-1]
+def columns(x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """The columns of the sequence that the queries and keys of a map stand for: [query, 1] and [1, key]."""
+    offset = max(step.stop - x.shape[-1], 0)  # a cache may hold fewer columns, or more than have been filled
     key = torch.arange(x.shape[-1], device=x.device) + offset
     query = torch.arange(step.start, step.start + x.shape[-2], device=x.device)
-    return (key[None, :] > query[:, None])[None, None]
+    return query[:, None], key[None]
+
+
+def _own(x: Tensor, step: Step) -> Tensor:
+    """Each query's own position among the keys, bool [1, 1, query, key]."""
+    query, key = columns(x, step)
+    return (key == query)[None, None]
+
+
+def _future(x: Tensor, step: Step) -> Tensor:
+    """Keys after each query, bool [1, 1, query, key]: attention must not be sent there."""
+    query, key = columns(x, step)
+    return (key > query)[None, None]
