@@ -17,6 +17,7 @@ class Step:
     real: position of every column so far among the row's real tokens, [batch, stop]; -1 at padding. CPU.
     tokens: ids fed in this call, [batch, stop - start], or None when the inputs are no tokens.
     prompt: number of columns of the prompt.
+    past: ids of the calls before, [batch, start], where the engine remembers them; None where rows may change places.
     held: values of other sites that an edit asked for (`Edit.needs`), by site name.
     place: where the edit under way acts, bool that broadcasts to its value; None everywhere.
     """
@@ -28,9 +29,10 @@ class Step:
     prompt: int = 0
     held: dict[str, Tensor] = field(default_factory=dict)
     site: str = ""
-    place: Tensor | None = None
     n_repeats: int = 1  # rows of the batch per row of the inputs: beams, returned sequences
     selections: dict[object, Tensor | None] = field(default_factory=dict)
+    past: Tensor | None = None
+    place: Tensor | None = None
 
     @property
     def batch(self) -> int:

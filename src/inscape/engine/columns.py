@@ -14,9 +14,14 @@ class Columns:
 
     mask: real tokens of the prompt [batch, pos] (None: every column is real). Stacks that read something else than
     the tokens (vision towers, encoders of a decoder's text) get plain columns of their own.
+    remembers: rows keep their places from call to call (no beams), so that a step may know the tokens before it.
     """
 
-    def __init__(self, mask: Tensor | None, tokens: Tensor | None, prompt: int | None, main: frozenset[str]) -> None:
+    def __init__(
+        self, mask: Tensor | None, tokens: Tensor | None, prompt: int | None, main: frozenset[str],
+        remembers: bool = False,
+    ) -> None:  # fmt: skip
+        self.remembers = remembers
         self.prompt_mask, self.prompt_tokens, self.main = mask, tokens, main
         self.prompt = prompt
         self._step: Step | None = None
@@ -77,7 +82,8 @@ class Columns:
         old = self._step
         if width == 1 and old is not None and start == old.stop and old.real.shape[0] == batch and _goes_on(mask):
             real = torch.cat([old.real, old.lengths[:, None]], 1)  # one more real token a row: the common cached step
-            self.step = Step(start, start + 1, real, tokens, old.prompt, n_repeats=old.n_repeats)
+            past = self._past(start, batch, old)
+            self.step = Step(start, start + 1, real, tokens, old.prompt, past=past, n_repeats=old.n_repeats)
             session.held.clear()
             return
         if start == 0 and (self.step is None or self.prompt is None or width < self.prompt):
@@ -87,9 +93,19 @@ class Columns:
         if mask is None or mask.shape[1] != start + width:
             mask = self._own_mask(batch, start + width, is_decoder)
         repeats = batch // self.rows if self.rows and batch % self.rows == 0 else 1
+        past = self._past(start, batch, old)
         self.step = Step.of_mask(mask, start, tokens, self.prompt)
+        self.step.past = past
         self.step.n_repeats = repeats
         session.held.clear()
+
+    def _past(self, start: int, batch: int, old: Step | None) -> Tensor | None:
+        """Ids of the columns before `start`, when the step before ended there and rows stay where they are."""
+        if not self.remembers or start == 0 or old is None or old.tokens is None or old.batch != batch:
+            return None
+        if old.stop != start or (old.start > 0 and old.past is None):
+            return None
+        return old.tokens if old.past is None else torch.cat([old.past, old.tokens], 1)
 
     def _start(self, kwargs: dict, mask: Tensor | None, width: int) -> int:
         cache = next((kwargs[n] for n in CACHES if kwargs.get(n) is not None), None)

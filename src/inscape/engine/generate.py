@@ -93,7 +93,8 @@ def _generated(
     """The module's own generation with a session in force: its result, the new tokens, the session."""
     module: Any = model.module
     is_seq2seq = bool(getattr(module.config, "is_encoder_decoder", False))
-    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes)
+    beams = arguments.get("num_beams") or getattr(module.generation_config, "num_beams", 1) or 1
+    columns = Columns(prepared.mask, prepared.tokens, None, model.main_prefixes, remembers=beams == 1)
     if is_seq2seq:
         columns.step = None
     last: dict[str, Any] = {}

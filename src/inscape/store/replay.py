@@ -26,7 +26,7 @@ def trace(
     samples that are not whole in the store, and for columns that hold less than the site's value.
     """
     if model is not None:
-        _check_model(store, model)
+        check_model(store, model)
     numbers = [samples] if isinstance(samples, int) else [int(s) for s in samples]
     if not numbers:
         raise InputError("trace([]): say which samples, store.trace([3, 7]).")
@@ -43,7 +43,8 @@ def trace(
     return Trace(values, tokens=tokens, mask=mask.long())
 
 
-def _check_model(store: Store, model: Any) -> None:
+def check_model(store: Store, model: Any) -> None:
+    """Raise ModelError unless the store was recorded with exactly this model's weights."""
     there = store.about.model
     if not there:
         raise ModelError(

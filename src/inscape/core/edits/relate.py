@@ -1,4 +1,4 @@
-"""Attention between groups of tokens only where a relation holds: hop windows over the nodes of a graph, turns, fields."""
+"""Attention between groups of tokens only where a relation holds: hop windows over the nodes of a graph."""
 
 from typing import Any
 

@@ -139,9 +139,15 @@ def _rows(value: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _drawn(step: Step, x: Tensor, n: int, seed: int) -> Tensor:
-    """Indices into the pool, the same for a column whether it is reached in one forward or in a cached step."""
-    rows = []
-    for row in range(x.shape[0]):
+    """Indices into a pool of n rows for every column of `x`."""
+    return (draws(step, seed) * n).long()[: x.shape[0], : x.shape[1]]
+
+
+def draws(step: Step, seed: int) -> Tensor:
+    """A number in [0, 1) for every column of a call, the same for a real position in whichever way it is reached."""
+    real, rows = step.real[:, step.start :], []
+    for row in range(step.batch):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
-        rows.append(torch.randint(n, (max(step.stop, 4096),), generator=generator)[step.start : step.stop])
-    return torch.stack(rows)[:, : x.shape[1]]
+        numbers = torch.rand(max(step.stop, 4096), generator=generator, dtype=torch.float64)
+        rows.append(numbers[real[row].clamp(min=0)])
+    return torch.stack(rows)
