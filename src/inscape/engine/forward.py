@@ -64,7 +64,7 @@ def run(
     )  # fmt: skip
     kept: Any = Trace.__dataclass_fields__["output_"].default
     with _grad_mode(grad or metric is not None), eager(model, bool(tasks)):
-        only_last = _last_logits(model, prepared) if output == "last" else contextlib.nullcontext()
+        only_last = last_logits(model, prepared) if output == "last" else contextlib.nullcontext()
         with session, only_last, contextlib.suppress(Stop):
             out = model.module(*prepared.args, **prepared.kwargs)
             if output is not False:
@@ -158,7 +158,7 @@ def eager(model: Model, wanted: bool, *, anywhere: bool = False) -> contextlib.A
 
 
 @contextlib.contextmanager
-def _last_logits(model: Model, prepared: Inputs) -> Iterator[None]:
+def last_logits(model: Model, prepared: Inputs) -> Iterator[None]:
     """Only the stream at each row's last real token reaches the head: its other rows are never computed."""
     point = model.points.get("logits")
     if point is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from inscape.core.errors import ModelError
@@ -36,19 +36,37 @@ class Unembedding:
     def __call__(self, hidden: Float[Tensor, "*rows d_model"], normed: bool = False) -> Float[Tensor, "*rows vocab"]:
         """Scores for states of the stream; `normed` for states that have passed the final norm already."""
         with torch.no_grad():
-            weight = next(self.head.parameters(), None)
-            hidden = hidden.to(device=weight.device) if weight is not None else hidden
-            if self.norm is not None and not normed:
-                hidden = self.norm(hidden)
-            if weight is not None and weight.is_floating_point():
-                hidden = hidden.to(weight.dtype)
-            scores = self.head(hidden).float()
-            for kind, number in self.rules:
-                if kind == "softcap":
-                    scores = torch.tanh(scores / number) * number
-                else:
-                    scores = scores * number if kind == "times" else scores / number
-            return scores
+            return self._ruled(self.head(self._ready(hidden, normed)).float())
+
+    def columns(
+        self, hidden: Float[Tensor, "rows d_model"], tokens: Int[Tensor, "rows k"], normed: bool = False
+    ) -> Float[Tensor, "rows k"]:
+        """Scores of k tokens a row alone: k rows of the head's matrix are used in place of all."""
+        if type(self.head) is not nn.Linear or not self.head.weight.is_floating_point():
+            return self(hidden, normed).gather(-1, tokens.to(hidden.device))
+        with torch.no_grad():
+            ready, tokens = self._ready(hidden, normed), tokens.to(self.head.weight.device)
+            scores = (self.head.weight[tokens] @ ready[..., None])[..., 0]
+            if self.head.bias is not None:
+                scores = scores + self.head.bias[tokens]
+            return self._ruled(scores.float())
+
+    def _ready(self, hidden: Tensor, normed: bool) -> Tensor:
+        """States as the head reads them."""
+        weight = next(self.head.parameters(), None)
+        hidden = hidden.to(device=weight.device) if weight is not None else hidden
+        if self.norm is not None and not normed:
+            hidden = self.norm(hidden)
+        return hidden.to(weight.dtype) if weight is not None and weight.is_floating_point() else hidden
+
+    def _ruled(self, scores: Tensor) -> Tensor:
+        """Scores after the rules that follow the head."""
+        for kind, number in self.rules:
+            if kind == "softcap":
+                scores = torch.tanh(scores / number) * number
+            else:
+                scores = scores * number if kind == "times" else scores / number
+        return scores
 
     def rows_at_once(self, budget: int = BUDGET) -> int:
         """How many rows of scores fit the budget; at least one."""
