@@ -219,13 +219,18 @@ def _at_sites(model: Model, edit: Edit, prepared: Inputs, row: int, n_rows: int)
     found = []
     for task in tasks_of(model, {}, [edit], prepared):
         for concrete in task.edits:
-            at = concrete.at
-            if isinstance(at, Tensor) and at.ndim == 2 and at.shape[0] == n_rows:
-                concrete = replace(concrete, at=at[row : row + 1])
+            tables = {n: getattr(concrete, n) for n in ("at", "heads", "units")}
+            mine = {n: t[row : row + 1] for n, t in tables.items() if _is_table(t, n_rows)}
+            concrete = replace(concrete, **mine)
             if concrete.rows is not None:
                 raise EditError(f"the edit {edit!r}: a cell is one row already; leave rows= out.")
             found.append((task.point.name, concrete))
     return found
+
+
+def _is_table(places: Any, n_rows: int) -> bool:
+    """Does it say another thing of every row?"""
+    return isinstance(places, Tensor) and places.ndim == 2 and places.shape[0] == n_rows
 
 
 # -- restarting in the middle ----------------------------------------------------------------------------------------
