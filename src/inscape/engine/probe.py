@@ -39,6 +39,28 @@ def probe_inputs(model: Model) -> dict[str, Tensor] | tuple[Tensor, ...]:
     )
 
 
+def lone_tokens(model: Model, rows: int, columns: int = 1) -> dict[str, Tensor] | tuple[Tensor, ...] | None:
+    """Seeded rows of ordinary tokens, one a row unless more `columns` are asked for; None where tokens are not enough.
+
+    A token at the first position attends to itself alone and no rotary embedding turns it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    config, module = model.config, model.module
+    made: dict[str, Tensor] | tuple[Tensor, ...]
+    if config is not None and hasattr(config, "get_text_config"):
+        if not accepts(module, "input_ids"):
+            return None
+        made = {"input_ids": _ids(config, generator, rows, columns).to(model.device)}
+        if _needs_decoder(module, config):
+            made["decoder_input_ids"] = _ids(config, generator, rows, columns).to(model.device)
+    else:
+        vocab = max((m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)), default=0)
+        if not vocab:
+            return None
+        made = (torch.randint(vocab, (rows, columns), generator=generator).to(model.device),)
+    return made if _runs(model, made) else None
+
+
 def varied(inputs: Any, prefix: str, config: Any) -> Any:
     """The same inputs with other content for the stack with this prefix: ids in reverse, noise turned round."""
     if isinstance(inputs, tuple):
@@ -179,12 +201,12 @@ def _special_ids(config: Any) -> set[int]:
     return found
 
 
-def _ids(config: Any, generator: torch.Generator) -> Tensor:
+def _ids(config: Any, generator: torch.Generator, rows: int = ROWS, columns: int = COLUMNS) -> Tensor:
     vocab = getattr(config.get_text_config(), "vocab_size", None) or getattr(config, "vocab_size", None) or 32
     special = _special_ids(config)
     span = min(vocab, 4096 + len(special))  # ordinary tokens of a large vocabulary stand early
     allowed = torch.tensor([i for i in range(span) if i not in special] or [0])
-    return allowed[torch.randint(len(allowed), (ROWS, COLUMNS), generator=generator)]
+    return allowed[torch.randint(len(allowed), (rows, columns), generator=generator)]
 
 
 def _other(x: Tensor, special: set[int]) -> Tensor:
