@@ -28,6 +28,8 @@ def all_kinds() -> list["ins.Edit"]:
         ins.ablate("layers.1.mlp.act", units=torch.arange(256).reshape(2, 128) % 3 == 0),
         ins.replace("layers.2.mlp_out", 0.0, at=[1, -1]),
         ins.patch("layers.1.mlp_out", trace, at=2),
+        ins.patch("layers.1.mlp_out", trace, at=2, along=direction("layers.1.mlp_out")),
+        ins.patch("layers.1.mlp_out", trace, at=2, along=torch.randn(32, 3)),
         ins.ablate("layers.0.attn_out", "mean", trace["layers.1.mlp_out"]),
         ins.ablate("layers.0.mlp_out", "resample", trace["layers.1.mlp_out"], seed=3),
         ins.skip("layers.1.attn"),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import inscape as ins
+from inscape.core.step import Step
 from tests.common.small import direction, gpt2
 
 IDS = torch.tensor([[1, 5, 9, 13, 17, 21], [2, 6, 10, 14, 18, 22]])
@@ -32,6 +33,37 @@ def test_patching_everything_gives_the_other_run() -> None:
     other = ins.run(model, IDS.flip(1), read="layers.1.resid_post", output=True)
     got = ins.run(model, IDS, edits=[ins.patch("layers.1.resid_post", other)])
     torch.testing.assert_close(got.output.logits, other.output.logits)
+
+
+@given(seed=st.integers(0, 2**31), k=st.integers(1, 5))
+def test_patching_along_a_subspace_exchanges_the_projection_and_nothing_else(seed: int, k: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x, source = torch.randn(2, 3, 5, 8, generator=g, dtype=torch.float64)
+    v = torch.randn(8, k, generator=g, dtype=torch.float64)
+    y = ins.patch("any", source, along=v).fn(x, Step.plain(3, 5))
+    torch.testing.assert_close(y @ v, source @ v)
+    across = torch.linalg.qr(v, mode="complete").Q[:, k:]
+    torch.testing.assert_close(y @ across, x @ across)
+
+
+def test_patching_along_everything_is_patching() -> None:
+    model = gpt2()
+    source = ins.run(model, IDS.flip(1), read=["layers.1.resid_post", "layers.1.attn.z"])
+    for site in source:
+        whole = ins.run(model, IDS, edits=[ins.patch(site, source)]).output.logits
+        along = ins.run(model, IDS, edits=[ins.patch(site, source, along=torch.eye(32))]).output.logits
+        torch.testing.assert_close(along, whole, atol=1e-4, rtol=1e-4)
+    one_head = ins.patch("layers.1.attn.z", source, along=torch.eye(8), heads=[2])
+    want = ins.patch("layers.1.attn.z", source, heads=[2])
+    got, whole = (ins.run(model, IDS, edits=[e]).output.logits for e in (one_head, want))
+    torch.testing.assert_close(got, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_subspace_that_is_none_is_refused() -> None:
+    with pytest.raises(ins.EditError, match="2 columns and rank 1"):
+        ins.patch("any", torch.zeros(1, 1, 4), along=torch.ones(4, 2))
+    with pytest.raises(ins.ShapeError, match="patch along 4 units: the activation has 8"):
+        ins.patch("any", torch.zeros(1, 1, 8), along=torch.ones(4)).fn(torch.zeros(1, 1, 8), Step.plain(1, 1))
 
 
 def test_a_padded_run_is_patched_by_real_position() -> None:

@@ -94,7 +94,10 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         value = mine["value"]
         return replace(site, value if value.ndim else float(value), **places)
     if kind == "patch":
-        return patch(site, mine["source"], mask=mine.get("mask"), **places)
+        along: Any = mine.get("along")
+        if along is not None and spec.get("along"):
+            along = Direction(site, along[:, 0], spec["along"])
+        return patch(site, mine["source"], mask=mine.get("mask"), along=along, **places)
     if kind == "ablate":
         return ablate(site, spec["how"], mine.get("source"), seed=spec["seed"], **places)
     if kind == "skip":

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from inscape.core.direction import Direction
 from inscape.core.edit import Edit, make_edit
 from inscape.core.errors import EditError, ShapeError, TokenError
 from inscape.core.step import Step
@@ -13,14 +15,24 @@ from inscape.core.step import Step
 KINDS = ("zero", "mean", "resample")
 
 
-def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | None = None, **places: Any) -> Edit:
+def patch(
+    site: str,
+    source: Mapping[str, Tensor] | Tensor,
+    *,
+    mask: Tensor | None = None,
+    along: Direction | Tensor | None = None,
+    **places: Any,
+) -> Edit:
     """Put another run's activation in place of this one's, real position by real position.
 
     source: a trace that recorded `site`, or a tensor [batch, pos, ...] (one row serves every row). Positions are
     matched among real tokens, so a padded run can be patched from an unpadded one. Without at= both runs must have
     as many real tokens; with at= only those positions need to exist in the source.
     mask: real tokens of a source given as a tensor; all of them, when left out.
+    along: only what lies in a subspace is exchanged, x + V (V'V)^-1 V' (source - x): a direction, or the columns of
+        V [d, k], which need not be orthonormal and may be learned. At a per-head site d is that of one head, or of all.
     """
+    subspace = None if along is None else _columns(along)
     recorded = source if isinstance(source, Tensor) else None
     names: Any = None if recorded is not None else source
     mask = mask if mask is not None else getattr(source, "mask", None)
@@ -28,7 +40,10 @@ def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | No
 
     def fn(x: Tensor, step: Step) -> Tensor:
         value = recorded if recorded is not None else names[step.site]
-        return _aligned(value, mask, x, step, at_given).clone()  # some models go on writing into what they get
+        brought = _aligned(value, mask, x, step, at_given)
+        if subspace is not None:
+            return exchanged(x, brought, subspace)
+        return brought.clone()  # some models go on writing into what they get
 
     spec = {"kind": "patch"} if recorded is not None else None
     tensors = {"source": recorded} if recorded is not None else {}
@@ -36,7 +51,45 @@ def patch(site: str, source: Mapping[str, Tensor] | Tensor, *, mask: Tensor | No
         tensors["mask"] = mask
     if names is not None and "*" not in str(site) and site in names:
         spec, tensors = {"kind": "patch"}, {"source": names[site]} | ({"mask": mask} if mask is not None else {})
-    return make_edit(site, fn, f"{site} patched", contextual=True, spec=spec, tensors=tensors, **places)
+    label = f"{site} patched"
+    if subspace is not None:
+        source_of = along.source if isinstance(along, Direction) else ""
+        label += f" along {source_of or 'a subspace'}"
+        if spec is not None:
+            spec, tensors = spec | {"along": source_of}, tensors | {"along": subspace}
+    return make_edit(site, fn, label, contextual=True, spec=spec, tensors=tensors, **places)
+
+
+def exchanged(x: Tensor, source: Tensor, subspace: Float[Tensor, "d k"]) -> Tensor:
+    """x with what lies in the span of the columns of `subspace` taken from `source`: x + V (V'V)^-1 V' (source - x)."""
+    d, wide = subspace.shape[0], torch.promote_types(x.dtype, torch.float32)
+    flat = x.ndim > 2 and d != x.shape[-1] and d == x.shape[-1] * x.shape[-2]
+    if d != x.shape[-1] and not flat:
+        raise ShapeError(f"patch along {d} units: the activation has {x.shape[-1]} on its last axis.")
+    v = subspace.to(x.device, wide)
+    moved = (source - x).to(wide)
+    moved = moved.flatten(-2) if flat else moved
+    gram = v.T @ v
+    if v.shape[1] == 1:
+        moved = (moved @ v) / gram @ v.T
+    else:
+        moved = torch.linalg.solve(gram, (moved @ v).unsqueeze(-1)).squeeze(-1) @ v.T
+    return x + moved.reshape(x.shape).to(x.dtype)
+
+
+def _columns(along: Direction | Tensor) -> Float[Tensor, "d k"]:
+    """A direction or a basis as the columns of a matrix of full rank."""
+    v = along.vector.reshape(-1, 1) if isinstance(along, Direction) else along
+    v = v[:, None] if v.ndim == 1 else v
+    if v.ndim != 2 or not v.is_floating_point() or v.shape[1] > v.shape[0]:
+        raise ShapeError(f"patch: along= is a direction or a matrix [d, k] with k <= d; got {tuple(v.shape)}.")
+    rank = int(torch.linalg.matrix_rank(v.detach().double()))
+    if rank < v.shape[1]:
+        raise EditError(
+            f"patch: along= has {v.shape[1]} columns and rank {rank}: some add nothing, or there is no direction in it."
+            "\n  give independent columns, for instance torch.linalg.qr(V).Q of those that matter."
+        )
+    return v
 
 
 def _aligned(value: Tensor, mask: Tensor | None, x: Tensor, step: Step, at_given: bool) -> Tensor:
