@@ -15,12 +15,14 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from inscape.core import machine as kind
+from inscape.core.machine import cpu
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -112,7 +114,7 @@ def machine() -> str:
     if named:
         return named
     return (
-        re.sub(r"[^a-z0-9]+", "-", f"{platform.machine()}-{os.cpu_count()}cpu-{_cpu()}".lower())
+        re.sub(r"[^a-z0-9]+", "-", f"{platform.machine()}-{os.cpu_count()}cpu-{cpu()}".lower())
         .strip("-")[:48]
         .strip("-")
     )
@@ -125,7 +127,7 @@ def write(name: str, rows: list[Row], **about: Any) -> Path:
     packages = {p: version(p) for p in ("torch", "transformers")}
     record = {
         "name": name,
-        "machine": {"name": machine(), "cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"name": machine(), "cpu": cpu(), "cores": os.cpu_count(), "system": platform.system()},
         "python": platform.python_version(),
         "packages": packages,
         "commit": commit(),
@@ -142,16 +144,7 @@ def write(name: str, rows: list[Row], **about: Any) -> Path:
 
 def commit() -> str:
     """The commit measured, with + when the working tree differs from it."""
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return kind.commit(ROOT, "src")
 
 
 def rounds(full: int) -> int:
@@ -162,12 +155,3 @@ def rounds(full: int) -> int:
 def resident() -> int:
     """Bytes of memory this process holds now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    found = re.search(r"model name\s*:\s*(.+)", text)
-    return found.group(1).strip() if found else platform.processor()

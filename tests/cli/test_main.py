@@ -240,7 +240,7 @@ def test_json_is_all_there_is_on_both_streams(folder, capsys):
 
 
 def test_every_command_is_there():
-    assert {name for name in build() if not name.startswith("-")} == {*COMMANDS, "store"}
+    assert {name for name in build() if not name.startswith("-")} == {*COMMANDS, "store", "papers"}
 
 
 def test_record_goes_on_and_store_looks_after_it(folder, capsys, tmp_path):

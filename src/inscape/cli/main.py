@@ -1,4 +1,4 @@
-"""The command line: `inscape sites | run | generate | record | store | report | plan`, thin over the public list.
+"""The command line: `inscape sites | run | generate | record | store | report | plan | papers`, thin over the library.
 
 Exit codes: 0 fine, 1 an error that inscape explains, 2 wrong usage, 130 interrupted. Nothing heavy is imported before
 a command runs, so that help is quick and needs no torch.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import inscape
+from inscape.cli import papers
 from inscape.cli.generate import generate
 from inscape.cli.plan import plan
 from inscape.cli.record import record
@@ -46,6 +47,12 @@ def build() -> App:
     for command in (show, verify, repair):
         store.command(command, usage=f"Usage: inscape store {command.__name__} FOLDER [OPTIONS]")
     app.command(store)
+    catalogue = App(name="papers", help="The papers that are here: what they claim, and whether it held.")
+    catalogue.command(papers.list_papers, name="list", usage="Usage: inscape papers list [OPTIONS]")
+    catalogue.command(papers.search, usage="Usage: inscape papers search WORDS... [OPTIONS]")
+    for command in (papers.show, papers.run):
+        catalogue.command(command, usage=f"Usage: inscape papers {command.__name__} NAME [OPTIONS]")
+    app.command(catalogue)
     return app
 
 
