@@ -39,14 +39,17 @@ class Unembedding:
             return self._ruled(self.head(self._ready(hidden, normed)).float())
 
     def columns(
-        self, hidden: Float[Tensor, "rows d_model"], tokens: Int[Tensor, "rows k"], normed: bool = False
+        self, hidden: Float[Tensor, "rows d_model"], tokens: Int[Tensor, "*rows k"], normed: bool = False
     ) -> Float[Tensor, "rows k"]:
-        """Scores of k tokens a row alone: k rows of the head's matrix are used in place of all."""
+        """Scores of k tokens alone, the same for all rows [k] or k a row: rows of the head's matrix, not all of it."""
+        shared = tokens.ndim == 1
         if type(self.head) is not nn.Linear or not self.head.weight.is_floating_point():
-            return self(hidden, normed).gather(-1, tokens.to(hidden.device))
+            tokens = tokens.to(hidden.device)
+            return self(hidden, normed).gather(-1, tokens.expand(len(hidden), -1) if shared else tokens)
         with torch.no_grad():
             ready, tokens = self._ready(hidden, normed), tokens.to(self.head.weight.device)
-            scores = (self.head.weight[tokens] @ ready[..., None])[..., 0]
+            weight = self.head.weight[tokens]
+            scores = ready @ weight.T if shared else (weight @ ready[..., None])[..., 0]
             if self.head.bias is not None:
                 scores = scores + self.head.bias[tokens]
             return self._ruled(scores.float())

@@ -4,15 +4,22 @@ from inscape.circuits.weights.composition import Composition, composition
 from inscape.circuits.weights.edit import component_edit, weight_component
 from inscape.circuits.weights.factored import Components, Factored
 from inscape.circuits.weights.head import HeadWeights, head, heads
+from inscape.circuits.weights.relations import Relation, RelationScores, relation_score
+from inscape.circuits.weights.token_map import TokenMap, token_map
 
 __all__ = [
     "Components",
     "Composition",
     "Factored",
     "HeadWeights",
+    "Relation",
+    "RelationScores",
+    "TokenMap",
     "component_edit",
     "composition",
     "head",
     "heads",
+    "relation_score",
+    "token_map",
     "weight_component",
 ]
