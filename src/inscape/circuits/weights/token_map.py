@@ -157,8 +157,10 @@ def _in_context(
     for start in range(0, len(rows), BATCH):
         tell(progress, "reading tokens in their contexts", start / len(rows))
         trace = run(model, rows[start : start + BATCH], read=[w.reads for w in wired.values()])
-        real = trace.mask.bool().cpu() if trace.mask is not None else torch.ones_like(trace.tokens, dtype=torch.bool)
-        row, column, which = ((trace.tokens.cpu()[..., None] == sources) & real[..., None]).nonzero(as_tuple=True)
+        if trace.tokens is None or trace.mask is None:
+            raise InputError("pre='context' needs inputs= of tokens: texts, or lists of token ids.")
+        ids, real = trace.tokens.cpu(), trace.mask.bool().cpu()
+        row, column, which = ((ids[..., None] == sources) & real[..., None]).nonzero(as_tuple=True)
         count += torch.bincount(which, minlength=len(sources))
         for name, w in wired.items():
             states = trace[w.reads][row.to(trace[w.reads].device), column.to(trace[w.reads].device)]
