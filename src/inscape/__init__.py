@@ -34,6 +34,10 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "load_edits": "core.edit_file",
     "span": "core.positions",
     "tokens": "core.positions",
+    "sweep": "circuits.sweep",
+    "Grid": "core.grid",
+    "Metric": "core.metrics",
+    **dict.fromkeys(("logit_diff", "probability", "log_prob", "rank", "accuracy", "kl", "loss"), "core.metrics"),
     "record": "store.record",
     "Store": "store.store",
     "top_k": "store.keep",
@@ -53,6 +57,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
 __all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
+    from inscape.circuits.sweep import sweep
     from inscape.core.direction import Direction
     from inscape.core.edit import Edit
     from inscape.core.edit_file import load_edits, save_edits
@@ -75,6 +80,8 @@ if TYPE_CHECKING:
         SiteError,
         TokenError,
     )
+    from inscape.core.grid import Grid
+    from inscape.core.metrics import Metric, accuracy, kl, log_prob, logit_diff, loss, probability, rank
     from inscape.core.positions import span, tokens
     from inscape.core.site import Site, SiteTable
     from inscape.core.trace import Trace

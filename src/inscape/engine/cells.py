@@ -53,7 +53,8 @@ class Cells(Mapping):
     """What many edited runs gave. Maps a read name to [cell, ...]; `base` the same of the unedited rows, [row, ...].
 
     measured: one value a cell; base_measured: one a row. how, why: which way it went, and why no faster one.
-    work: token-layers that were run, and what one run a cell would have taken. seconds: wall time.
+    work: token-layers that were run, what one run a cell would have taken, and the seconds that were predicted once the
+    rows' own run was timed. seconds: wall time.
     """
 
     values_: dict[str, Any]
@@ -95,6 +96,7 @@ class Plan:
     base_measured: Tensor | None = None
     kept: dict[tuple[str, int | None, int], Tensor] = field(default_factory=dict)
     work: float = 0.0
+    predicted_s: float = float("nan")
 
     def note(self, values: Tensor, parts: Sequence[Part]) -> None:
         """Keep what was measured on these parts."""
@@ -164,7 +166,8 @@ def run_cells(
             plan.kept.clear()
     for part in plan.cells:
         part.check_fired()
-    work = {"token_layers": plan.work, "one_by_one": float(sum(p.row.stop for p in plan.cells) * model.n_layers)}
+    loop = float(sum(p.row.stop for p in plan.cells) * model.n_layers)
+    work = {"token_layers": plan.work, "one_by_one": loop, "predicted_s": plan.predicted_s}
     values, base = _gathered(plan)
     return Cells(
         values, base, plan.measured, plan.base_measured, name, "; ".join(reasons), work, time.perf_counter() - begun
@@ -333,14 +336,22 @@ def _pass(
         for site, several in part.edits.items():
             edits.setdefault(site, []).extend(several)
     stream = growing.stream_sites(where, edits)
+    begun = time.perf_counter()
     caught = _caught(plan)
+    took = time.perf_counter() - begun
+    n_layers = len(caught.modules)
     causal = name == "packed" and growing.is_causal(caught)
     for part in plan.cells:
-        part.layer = min((growing.joins_at(where[s], stream) for s in part.edits), default=caught_layers(caught))
+        part.layer = min((growing.joins_at(where[s], stream) for s in part.edits), default=n_layers)
         part.start = _start(part) if causal else part.row.first
     groups = list(_groups(plan, name, batch_tokens))
-    for number, group in enumerate(groups):
-        bases = [plan.base_part(plan.rows[i]) for i in sorted({p.row.number for p in group})]
+    size = {p: p.n if name == "packed" else caught.n_columns for group in groups for p in (*group[0], *group[1])}
+    work = sum(n * (n_layers - p.layer) for p, n in size.items())
+    plan.predicted_s = took * (1 + work / (caught.n_rows * caught.n_columns * n_layers))
+    if tail is not None and tail.tokens is None:
+        plan.predicted_s += took * len(size) * tail.cost(caught) / (caught.n_rows * caught.n_columns * n_layers)
+    plan.work += work
+    for number, (bases, group) in enumerate(groups):
         layout = Packed({b.row.number: b for b in bases}) if name == "packed" else Batched()
         layout.place(group, layout.place(bases, 0))
         parts = [*bases, *group]
@@ -351,18 +362,10 @@ def _pass(
         else:
             arguments = growing.Rows(caught, parts)
         x = growing.grow(model, caught, layout, bases, group, dispatch, where, stream, arguments)
-        n_layers = caught_layers(caught)
-        width = 1 if isinstance(layout, Packed) else caught.n_columns
-        plan.work += sum((p.n if width == 1 else width) * (n_layers - p.layer) for p in parts)
         plan.kept |= dispatch.kept
-        if plan.measure is not None and tail is not None:
-            states = [layout.whole(x, p, ("batch", "pos"))[0] for p in parts]
-            tail.measure(plan, states, parts)
+        if tail is not None:
+            tail.measure(plan, [layout.whole(x, p, ("batch", "pos"))[0] for p in parts], parts)
         tell(plan.progress, f"{number + 1} of {len(groups)} groups of runs", (number + 1) / len(groups))
-
-
-def caught_layers(caught: Blocks) -> int:
-    return len(caught.modules)
 
 
 def _caught(plan: Plan) -> Blocks:
@@ -386,25 +389,31 @@ def _start(part: Part) -> int:
     return min(firsts, default=part.row.stop - 1)
 
 
-def _groups(plan: Plan, name: str, batch_tokens: int | None) -> Iterator[list[Part]]:
-    """Cells of one row, or of neighbouring rows, that fit one pass; sorted by the layer they join at."""
+def _groups(plan: Plan, name: str, batch_tokens: int | None) -> Iterator[tuple[list[Part], list[Part]]]:
+    """(base rows, cells) that fit one pass; cells of one row or of neighbouring rows, by the layer they join at.
+
+    Rows without a cell come alone, so that what is read and measured there is known too.
+    """
     limit = batch_tokens or (PACK if name == "packed" else BATCH)
     width = plan.prepared.mask.shape[1] if plan.prepared.mask is not None else 1
+    alone = sorted({r.number for r in plan.rows} - {p.row.number for p in plan.cells})
+    bases: dict[int, Part] = {}
     group: list[Part] = []
-    total, rows = 0, set()
-    for part in sorted(plan.cells, key=lambda p: (p.row.number, p.layer)):
-        size = part.n if name == "packed" else width
-        base = 0 if part.row.number in rows else (part.row.stop - part.row.first if name == "packed" else width)
-        if group and total + size + base > limit:
-            yield sorted(group, key=lambda p: p.layer)
-            group, total, rows = [], 0, set()
-            base = part.row.stop - part.row.first if name == "packed" else width
-        group.append(part)
-        rows.add(part.row.number)
-        total += size + base
-    missing = [r for r in plan.rows if r.number not in {p.row.number for p in plan.cells}]
-    if group or missing:
-        yield sorted(group, key=lambda p: p.layer)
+    total = 0
+    for part in [None] * bool(alone) + sorted(plan.cells, key=lambda p: (p.row.number, p.layer)):
+        rows = alone if part is None else [part.row.number]
+        new = [plan.base_part(plan.rows[i]) for i in rows if i not in bases]
+        size = sum(p.n if name == "packed" else width for p in (*new, *([part] if part else [])))
+        if group and total + size > limit:
+            yield list(bases.values()), sorted(group, key=lambda p: p.layer)
+            bases, group, total = {}, [], 0
+            new = [plan.base_part(plan.rows[i]) for i in rows]
+            size = sum(p.n if name == "packed" else width for p in (*new, *([part] if part else [])))
+        bases |= {b.row.number: b for b in new}
+        group += [part] if part is not None else []
+        total += size
+    if group or bases:
+        yield list(bases.values()), sorted(group, key=lambda p: p.layer)
 
 
 def _gathered(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:

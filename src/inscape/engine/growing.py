@@ -179,8 +179,9 @@ def grow(
     cells: sorted by the layer they join at, placed behind the bases. stream: the sites that need no hook.
     """
     n_layers = len(caught.modules)
-    start = min([p.layer for p in cells] + [place.layer for s, place in where.items() if s in dispatch.keeps])
-    start = max((s for s in caught.streams if s <= start), default=0)
+    start = min([n_layers, *(p.layer for p in cells), *(where[s].layer for s in dispatch.keeps)])
+    needs_before = any("resid_pre" in e.needs for p in cells for es in p.edits.values() for e in es)
+    start = max((s for s in caught.streams if s <= start - needs_before), default=0)
     x = caught.streams[start]
     if isinstance(layout, Packed):
         x = torch.cat([x[b.row.number, b.start : b.row.stop] for b in bases])[None]
@@ -188,7 +189,6 @@ def grow(
         x = x[[b.row.number for b in bases]]
     tasks = _tasks(model, dispatch, where, stream)
     step_of = _steps(layout, [*bases, *cells])
-    needs_before = any("resid_pre" in e.needs for p in cells for es in p.edits.values() for e in es)
     before: Tensor | None = None
     waiting = list(cells)
     session = Session(model.module, tasks, lambda s, prefix, y: step_of(y), allow_nan=True)

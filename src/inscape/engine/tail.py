@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inscape.core.errors import InscapeError, ModelError
-from inscape.engine.blocks import CannotReenter
+from inscape.engine.blocks import Blocks, CannotReenter
 from inscape.engine.inputs import Inputs
 from inscape.engine.parts import Part
 from inscape.engine.unembed import Unembedding, reads_as_the_model_does, unembedding
@@ -43,6 +43,11 @@ class Tail:
         for start in range(0, len(parts), step):
             here = slice(start, start + step)
             plan.note(plan.measure(self.unembed(last[here]), rows[here]), parts[here])
+
+    def cost(self, caught: Blocks) -> float:
+        """What one row of all logits costs, in the cost of one token in one block."""
+        block = sum(p.numel() for p in caught.modules[0].parameters())
+        return sum(p.numel() for p in self.unembed.head.parameters()) / max(1, block)
 
 
 def tail_of(model: Model, prepared: Inputs, tokens: Tensor | None) -> Tail:
