@@ -22,6 +22,9 @@ GROUPS = {
         "edit",
     ),
     "Positions": ("span", "tokens"),
+    "Sweeps and metrics": (
+        "sweep", "Grid", "Metric", "logit_diff", "probability", "log_prob", "rank", "accuracy", "kl", "loss",
+    ),
     "Files": ("save_edits", "load_edits"),
     "The store": ("record", "Store", "top_k", "project", "import_store"),
     "Plans and the report": ("plan", "report"),
