@@ -49,7 +49,7 @@ class Cell:
 
 
 @dataclass(eq=False)
-class Cells(Mapping):
+class Cells(Mapping[str, Any]):
     """What many edited runs gave. Maps a read name to [cell, ...]; `base` the same of the unedited rows, [row, ...].
 
     measured: one value a cell; base_measured: one a row. how, why: which way it went, and why no faster one.
@@ -66,7 +66,7 @@ class Cells(Mapping):
     work: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Any:
         if str(name) not in self.values_:
             raise SiteError(f"these runs have no {str(name)!r}; they kept {', '.join(self.values_) or 'nothing'}.")
         return self.values_[str(name)]
