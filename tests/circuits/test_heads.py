@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import inscape as ins
-from inscape.circuits.heads import head_scores, repeated_probe
+from inscape.circuits.heads import head_scores
 from tests.common.zoo import build
 from tests.read.planted import even_gpt2, positional_gpt2
 
@@ -29,16 +29,6 @@ def test_a_head_that_goes_by_position_keeps_its_induction_score_on_the_shuffled_
     assert made.control is not None
     assert float(made.scores["induction"][0, 0]) > 0.95
     assert float(made.control["induction"][0, 0]) > 0.95
-
-
-def test_the_probe_comes_twice_and_its_control_in_another_order() -> None:
-    model = even_gpt2()
-    plain, shuffled = repeated_probe(model, 8, 3), repeated_probe(model, 8, 3, shuffle=True)
-    assert torch.equal(plain[:, 1:9], plain[:, 9:])
-    assert not bool((shuffled[:, 1:9] == shuffled[:, 9:]).any())
-    assert torch.equal(shuffled[:, 1:9].sort().values, shuffled[:, 9:].sort().values)
-    assert plain[:, 0].tolist() == [1, 1, 1]
-    assert all(len(set(row)) == 8 for row in plain[:, 1:9].tolist())
 
 
 def test_a_sliding_window_leaves_what_it_cannot_see_empty() -> None:

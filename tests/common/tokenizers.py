@@ -1,5 +1,6 @@
-"""Small tokenizers built here: whole words, single bytes, one without offsets, one that ends every text."""
+"""Small tokenizers built here: whole words, single bytes, one without offsets, one that knows every word."""
 
+import re
 from collections.abc import Sequence
 
 import transformers
@@ -68,3 +69,28 @@ class SlowWords(transformers.PreTrainedTokenizer):
 
     def build_inputs_with_special_tokens(self, ids: list[int], more: list[int] | None = None) -> list[int]:
         return [1, *ids, *(more or [])]
+
+
+class OpenWords:
+    """One token a word or sign, whatever comes: words get their id when first seen. No more than tasks ask for.
+
+    `is_fast`: with offsets or without. Digits stay together, so that every number is one token.
+    """
+
+    all_special_ids = (0,)
+
+    def __init__(self, words: Sequence[str] = (), *, is_fast: bool = True) -> None:
+        self.known = {w: i for i, w in enumerate(("<bos>", *words))}
+        self.is_fast = is_fast
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True, return_offsets_mapping: bool = False) -> dict:
+        found = [(0, 0)] * add_special_tokens + [m.span() for m in re.finditer(r"\w+|[^\w\s]", text)]
+        ids = [self.known.setdefault(text[a:b], len(self.known)) if b else 0 for a, b in found]
+        return {"input_ids": ids} | ({"offset_mapping": found} if return_offsets_mapping else {})
+
+    def decode(self, ids: Sequence[int]) -> str:
+        words = list(self.known)
+        return " ".join(words[i] for i in ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self.known)

@@ -69,7 +69,7 @@ def test_too_few_names_of_one_token_are_refused_with_their_pieces() -> None:
 
 
 def test_another_kind_is_refused() -> None:
-    with pytest.raises(ins.InputError, match="'ABBA', 'BABA' or 'mixed'"):
+    with pytest.raises(ins.InputError, match=r"kind='ABB'.*'ABBA', 'BABA' or 'mixed'"):
         tasks.ioi(TOKENIZER, 4, kind="ABB")
     with pytest.raises(ins.InputError, match="'abc' or 'swap'"):
         tasks.ioi(TOKENIZER, 4, corrupted="zero")

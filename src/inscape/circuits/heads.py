@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from inscape.core.errors import InputError, InscapeError, ModelError
 from inscape.core.progress import Progress, tell
 from inscape.engine.forward import run
 from inscape.models.model import Model
+from inscape.tasks.induction import repeated_probe
 
 KINDS = ("previous", "duplicate", "induction", "first")
 
@@ -87,43 +88,6 @@ def head_scores(
     )
 
 
-def repeated_probe(
-    model: Model, length: int, rows: int, seed: int = 0, *, shuffle: bool = False
-) -> Int[Tensor, "row pos"]:
-    """Token ids `first, r, r`, or with `shuffle` `first, r, r in another order` in which no token keeps its place.
-
-    `first` is the model's own beginning-of-text token (a classifier token, a random token where there is neither);
-    r are different tokens of the vocabulary, drawn by `seed`, none of them special.
-    Raises: ModelError when the model does not read tokens or its vocabulary is too small.
-    """
-    text = getattr(model.config, "get_text_config", lambda: model.config)()
-    n_vocab = getattr(text, "vocab_size", None)
-    if not isinstance(n_vocab, int) or getattr(model.module, "main_input_name", "input_ids") != "input_ids":
-        raise ModelError(f"{type(model.module).__name__} does not read tokens, and the probe is made of tokens.")
-    special = _special(model, text)
-    allowed = torch.tensor([i for i in range(n_vocab) if i not in special]) if n_vocab < 4096 else None
-    if allowed is not None and len(allowed) < length + 1:
-        raise ModelError(
-            f"a vocabulary of {n_vocab} is too small for {length} different tokens.\n  ask for a smaller length."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    out = []
-    for _ in range(rows):
-        r = _different(n_vocab, allowed, special, length + 1, generator)
-        first = next(
-            (t for n in ("bos_token_id", "cls_token_id") if isinstance(t := _id(model, text, n), int)), int(r[-1])
-        )
-        half = r[:length]
-        if shuffle:
-            order = torch.randperm(length, generator=generator)
-            moved = torch.empty(length, dtype=torch.long)
-            moved[order] = order.roll(1)  # one cycle: no token keeps its place
-        else:
-            moved = torch.arange(length)
-        out.append(torch.cat([torch.tensor([first]), half, half[moved]]))
-    return torch.stack(out)
-
-
 def _scores(model: Model, names: list[str], ids: Tensor, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     q = torch.arange(length + 1, 2 * length + 1)
     keys = {"previous": q - 1, "duplicate": q - length, "induction": q - length + 1, "first": torch.zeros_like(q)}
@@ -168,26 +132,3 @@ def _room(model: Model) -> int:
     limits = [getattr(text, n, None) for n in ("max_position_embeddings", "n_positions", "max_seq_len")]
     known = [n for n in limits if isinstance(n, int) and n > 0]
     return (min(known) - 4) // 2 if known else 1 << 20  # some families count positions from the padding id on
-
-
-def _special(model: Model, text: Any) -> set[int]:
-    ids: set[int] = set(getattr(model.tokenizer, "all_special_ids", None) or ())
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
-        value = getattr(text, name, None)
-        ids |= {value} if isinstance(value, int) else set(value or ())
-    return ids
-
-
-def _id(model: Model, text: Any, name: str) -> int | None:
-    value = getattr(model.tokenizer, name, None)
-    value = value if value is not None else getattr(text, name, None)
-    n_vocab = text.vocab_size
-    return value if isinstance(value, int) and 0 <= value < n_vocab else None
-
-
-def _different(n_vocab: int, allowed: Tensor | None, special: set[int], n: int, generator: torch.Generator) -> Tensor:
-    """n different tokens; from a large vocabulary by drawing more than needed."""
-    if allowed is not None:
-        return allowed[torch.randperm(len(allowed), generator=generator)[:n]]
-    drawn = torch.randint(n_vocab, (4 * n + 64,), generator=generator).tolist()
-    return torch.tensor(list(dict.fromkeys(t for t in drawn if t not in special))[:n])

@@ -1,7 +1,42 @@
 """Data sets, one file each, made for the tokenizer at hand: `tasks.ioi(model, 32, seed=0)`."""
 
+from inscape.tasks.acronym import acronym
+from inscape.tasks.agreement import agreement
+from inscape.tasks.arithmetic import arithmetic
+from inscape.tasks.cipher import cipher
+from inscape.tasks.colored_objects import colored_objects
+from inscape.tasks.counting import count_items, counting
+from inscape.tasks.facts import facts
+from inscape.tasks.graph_text import GraphTexts, graph_text
+from inscape.tasks.greater_than import greater_than
+from inscape.tasks.induction import induction, repeated_probe
 from inscape.tasks.ioi import ioi
+from inscape.tasks.laundry_list import laundry_list
+from inscape.tasks.name_order import name_order
+from inscape.tasks.ordinals import OrdinalClass, ordinals, succession
 from inscape.tasks.pairs import Pairs
 from inscape.tasks.plain_text import plain_text
 
-__all__ = ["Pairs", "ioi", "plain_text"]
+__all__ = [
+    "GraphTexts",
+    "OrdinalClass",
+    "Pairs",
+    "acronym",
+    "agreement",
+    "arithmetic",
+    "cipher",
+    "colored_objects",
+    "count_items",
+    "counting",
+    "facts",
+    "graph_text",
+    "greater_than",
+    "induction",
+    "ioi",
+    "laundry_list",
+    "name_order",
+    "ordinals",
+    "plain_text",
+    "repeated_probe",
+    "succession",
+]

@@ -9,7 +9,7 @@ not have) is left out and counted; when nothing is left the error shows why.
 
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,12 @@ class Row:
     candidates: tuple[int, ...]
 
 
+def after(before: str, text: Text) -> Text:
+    """The text behind other text that has no roles: worked examples, an instruction."""
+    shift = len(before)
+    return Text(before + text.text, {r: [(a + shift, b + shift) for a, b in s] for r, s in text.spans.items()})
+
+
 def fill(template: str, **values: Any) -> Text:
     """The template with its fields filled in; a field is a role unless its name starts with an underscore."""
     made, spans = "", {}
@@ -73,40 +79,52 @@ def fill(template: str, **values: Any) -> Text:
     return Text(made, spans)
 
 
+def check_choice(call: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raises InputError when an option has none of its values."""
+    if value not in allowed:
+        raise InputError(
+            f"{call}({name}={value!r}): it can be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}."
+        )
+
+
+def check_range(call: str, name: str, value: int, low: int, high: int) -> None:
+    """Raises InputError when a number lies outside low to high."""
+    if not low <= value <= high:
+        raise InputError(f"{call}({name}={value}): it can be {low} to {high}.")
+
+
 def collect(
     name: str,
     tokens: Tokens,
-    drafts: Iterable[Draft],
+    drafts: Iterable[Draft | None],
     n: int | None,
     *,
-    after: Mapping[str, str] | None = None,
+    following: Mapping[str, str] | None = None,
     aligned: bool = True,
     strict: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Pairs:
     """The first n drafts that fit, different from one another; all that fit when n is None.
 
-    after: new role -> the role whose last token it follows. strict: the first draft that does not fit is an error.
+    drafts: None where one was tried and could not be made; that counts as a try, so that a search comes to an end.
+    following: new role -> the role whose last token it comes after. strict: a draft that does not fit is an error.
     Raises: TokenError when none fits, with the reason; InputError when fewer than n do.
     """
     if n is not None and n < 1:
         raise InputError(f"{name}: n={n}; ask for at least one pair.")
-    rows, seen, left_out = [], set(), Counter()
+    rows: dict[Any, Row] = {}
+    left_out: Counter = Counter()
     tries = 0
-    for i, draft in enumerate(drafts):
-        tries = i + 1
-        try:
-            row = _row(tokens, draft, after or {}, aligned)
-        except TokenError as error:
-            if strict:
-                raise TokenError(f"pair {i}: {error}") from error
-            left_out[str(error)] += 1
-        else:
-            key = (row.clean, row.corrupted, row.answer)
-            if strict or key not in seen:
-                seen.add(key)
-                rows.append(row)
-        if n is not None and (len(rows) == n or tries > 100 * n + 1000):
+    for tries, draft in enumerate(drafts, 1):
+        if draft is not None:
+            try:
+                row = _row(tokens, draft, following or {}, aligned)
+                rows.setdefault(tries if strict else (row.clean, row.corrupted, row.answer), row)
+            except TokenError as error:
+                if strict:
+                    raise TokenError(f"pair {tries - 1}: {error}") from error
+                left_out[str(error)] += 1
+        if n is not None and (len(rows) == n or tries == 300 * n + 3000):
             break
     if not rows:
         reasons = "\n  ".join(reason for reason, _ in left_out.most_common(3)) or "there was nothing to try"
@@ -116,10 +134,10 @@ def collect(
         raise InputError(f"{name}: {n} pairs were asked for and {len(rows)} different ones can be made{why}.")
     if left_out:
         notes = (*notes, f"{sum(left_out.values())} of {tries} pairs tried: {_said(left_out)}")
-    return _pairs(name, rows, aligned, notes)
+    return _pairs(name, list(rows.values()), aligned, notes)
 
 
-def _row(tokens: Tokens, draft: Draft, after: Mapping[str, str], aligned: bool) -> Row:
+def _row(tokens: Tokens, draft: Draft, following: Mapping[str, str], aligned: bool) -> Row:
     clean, corrupted = tokens.ids(draft.clean.text), tokens.ids(draft.corrupted.text)
     if aligned and len(clean) != len(corrupted):
         raise TokenError(
@@ -129,8 +147,8 @@ def _row(tokens: Tokens, draft: Draft, after: Mapping[str, str], aligned: bool) 
     for text in (draft.clean.text, draft.corrupted.text):
         if tokens.unknown(text):
             raise TokenError(f"the tokenizer does not have every word of {text!r}: {tokens.spelled(tokens.ids(text))}.")
-    roles = _positions(tokens, draft.clean, after)
-    others = _positions(tokens, draft.corrupted, after)
+    roles = _positions(tokens, draft.clean, following)
+    others = _positions(tokens, draft.corrupted, following)
     if aligned:
         moved = next((r for r in others if r in roles and roles[r] != others[r]), None)
         if moved is not None:
@@ -147,10 +165,10 @@ def _row(tokens: Tokens, draft: Draft, after: Mapping[str, str], aligned: bool) 
     return Row(draft, clean, corrupted, roles, others, answer, wrong, right, tuple(dict.fromkeys(candidates)))
 
 
-def _positions(tokens: Tokens, text: Text, after: Mapping[str, str]) -> dict[str, list[int]]:
+def _positions(tokens: Tokens, text: Text, following: Mapping[str, str]) -> dict[str, list[int]]:
     found = {role: tokens.positions(text.text, spans) for role, spans in text.spans.items()}
     length = len(tokens.ids(text.text))
-    return found | {new: [min(found[role][-1] + 1, length - 1)] for new, role in after.items() if role in found}
+    return found | {new: [min(found[role][-1] + 1, length - 1)] for new, role in following.items() if role in found}
 
 
 def _pairs(name: str, rows: list[Row], aligned: bool, notes: tuple[str, ...]) -> Pairs:

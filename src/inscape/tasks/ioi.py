@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inscape.core.errors import InputError
-from inscape.tasks.drafts import Draft, collect, fill
+from inscape.tasks.drafts import Draft, check_choice, collect, fill
 from inscape.tasks.pairs import Pairs
 from inscape.tasks.tokens import Tokens
 from inscape.tasks.words import GIFTS, NAMES, PLACES
@@ -48,18 +48,15 @@ def ioi(
     Raises: TokenError when fewer than five names are one token; InputError for another kind.
     Source: Wang et al. 2023, arXiv:2211.00593; other sentences and names here.
     """
-    if kind not in (*ORDERS, "mixed") or corrupted not in ("abc", "swap"):
-        raise InputError(
-            f"ioi(kind={kind!r}, corrupted={corrupted!r}): kind can be 'ABBA', 'BABA' or 'mixed', and corrupted "
-            "'abc' or 'swap'."
-        )
+    check_choice("ioi", "kind", kind, (*ORDERS, "mixed"))
+    check_choice("ioi", "corrupted", corrupted, ("abc", "swap"))
     tokens = Tokens(model)
     kept, notes = tokens.singles(names, "names", after="When", at_least=5)
     forms = TEMPLATES[:templates] if isinstance(templates, int) else tuple(templates)
     if not forms:
         raise InputError(f"ioi(templates={templates!r}): at least one sentence form is needed.")
     drafts = _drafts(random.Random(seed), kept, forms, kind, corrupted)
-    return collect(f"ioi {kind}", tokens, drafts, n, after={"s1_plus_1": "s1"}, notes=notes)
+    return collect(f"ioi {kind}", tokens, drafts, n, following={"s1_plus_1": "s1"}, notes=notes)
 
 
 def _drafts(

@@ -6,6 +6,7 @@
 A token counts with the special tokens before it (a beginning-of-text token is position 0), because the model does.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,6 +79,32 @@ class Tokens:
                 raise TokenError(f"the tokenizer has no token for {answer!r}: it is {self.spelled(made)}.")
             self._ones[key] = made[0]
         return self._ones[key]
+
+    def ones(self, prompt: str, answers: Sequence[str]) -> list[str]:
+        """Those of the answers that are one token after the prompt."""
+        kept = []
+        for answer in answers:
+            with contextlib.suppress(TokenError):
+                self.one(prompt, answer)
+                kept.append(answer)
+        return kept
+
+    def ending(self, prompt: str, answer: str, *, spaced: bool = True) -> tuple[str, str]:
+        """How one-token answers follow this prompt: what to put after the prompt, and what before the answer.
+
+        ("", " ") where the space belongs to the answer's token, (" ", "") where it is a token of its own, as before
+        digits in many vocabularies, ("", "") after a line's end, or where texts are not `spaced`.
+        Raises: TokenError when the answer is one token in none of these ways.
+        """
+        ways = (("", " "), (" ", "")) if spaced and not prompt[-1:].isspace() else (("", ""),)
+        reason = TokenError("")
+        for end, start in ways:
+            try:
+                self.one(prompt + end, start + answer)
+                return end, start
+            except TokenError as error:
+                reason = error
+        raise reason
 
     def singles(
         self, words: Sequence[str], what: str, *, after: str = "the", at_least: int = 2

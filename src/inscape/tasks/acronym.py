@@ -1,0 +1,110 @@
+"""Acronyms: the first letters of some words, in order, spell the answer.
+
+    clean      line use star: lus\\nring army food: raf\\nmoon apple north:      -> " man", not " mam"
+    corrupted  line use star: lus\\nring army food: raf\\nmoon apple moon:       -> " mam"
+
+The answer follows from the words alone, but what it spells may be a word ("man") or a fragment no one says ("mam"): the
+pull of common answers is measured between the two. One word differs between the prompts.
+"""
+
+import itertools
+import random
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from inscape.core.errors import TokenError
+from inscape.tasks.drafts import Draft, Text, after, check_choice, collect
+from inscape.tasks.pairs import Pairs
+from inscape.tasks.tokens import Tokens
+from inscape.tasks.words import BY_LETTER, listed
+
+SPELLED = listed(  # three-letter words; other strings of three letters are fragments
+    "act age air arm art bad bag bar bat bed big bit box boy bus buy can cap car cat cow cup cut day dog dry "
+    "ear eat egg  end eye fan far fat fit fix fly fun gas get gun hat hit hot ice job key kid law leg let lie "
+    "lip log lot low man map  mix mud net new nut oil old one out pan pay pen pet pie pig pin pot put ran red "
+    "run sad sea see set sit sky son sun  tax tea ten tie tip toe top toy try two use van war way wet who win "
+    "yes you zoo"
+)
+CONSONANTS, VOWELS = "bcdfghlmnprst", "aeiou"
+
+
+def acronym(
+    model: Any, n: int = 32, *, kind: str = "mixed", letters: int = 3, shots: int = 2,
+    words: Mapping[str, str] = BY_LETTER, seed: int = 0,
+) -> Pairs:  # fmt: skip
+    """What the first letters of `letters` words spell, after `shots` solved lines.
+
+    Roles: word_1 .. word_n, changed (the word in which the prompts differ), end. Facts: spelled, kind. Candidates are
+    all answers that can be asked for and are one token: chance is one in some hundreds.
+    model: an opened model or a tokenizer. kind: "word" (the answer is an English word), "fragment" (it is none), or
+    "mixed", half of each. letters: 2 or 3; with 2 there are fragments only. words: first letter -> words, with spaces.
+    Raises: TokenError when no two answers that differ in one letter are one token.
+    Source: the acronym task of arXiv:2504.12585, in wording and words of our own.
+    """
+    check_choice("acronym", "kind", kind, ("word", "fragment", "mixed"))
+    check_choice("acronym", "letters", letters, (2, 3))
+    tokens = Tokens(model)
+    known = {x: kept for x, text in words.items() if (kept := _single(tokens, text.split()))}
+    spelled = _spelled(tokens, known, letters)
+    kinds = ("word", "fragment") if kind == "mixed" and letters == 3 else (("fragment",) if letters == 2 else (kind,))
+    if any(not spelled[x] for x in kinds):
+        raise TokenError(
+            f"no {' or '.join(kinds)} of {letters} letters is one token here: ' sun' is "
+            f"{tokens.spelled(tokens.ids('the sun'))} after 'the', and {len(known)} letters have words of one token."
+        )
+    return collect(f"acronym {kind}", tokens, _drafts(random.Random(seed), known, spelled, kinds, shots), n)
+
+
+def _single(tokens: Tokens, words: Sequence[str]) -> list[str]:
+    return [kept[1:] for kept in tokens.ones("the", [f" {word}" for word in words])]
+
+
+def _spelled(tokens: Tokens, known: Mapping[str, list[str]], letters: int) -> dict[str, list[str]]:
+    """Answers of one token that have words for every letter and a neighbour in one letter, by kind."""
+    shapes = (
+        itertools.product(CONSONANTS, VOWELS, CONSONANTS) if letters == 3 else itertools.product(VOWELS, CONSONANTS)
+    )
+    made = {"word": [x for x in SPELLED if letters == 3], "fragment": []}
+    made["fragment"] = [x for x in map("".join, shapes) if x not in SPELLED]
+    single = {kind: [x for x in _single(tokens, xs) if all(c in known for c in x)] for kind, xs in made.items()}
+    everything = {x for xs in single.values() for x in xs}
+    return {kind: [x for x in xs if _neighbours(x, everything)] for kind, xs in single.items()}
+
+
+def _neighbours(spelled: str, among: set[str]) -> list[tuple[int, str]]:
+    """(place, other) for every other answer that differs in this one letter."""
+    made = [(i, spelled[:i] + c + spelled[i + 1 :]) for i in range(len(spelled)) for c in string.ascii_lowercase]
+    return [(i, other) for i, other in made if other != spelled and other in among]
+
+
+def _drafts(
+    rng: random.Random, known: Mapping[str, list[str]], spelled: dict[str, list[str]], kinds: Sequence[str], shots: int
+) -> Iterator[Draft]:
+    everything = {x for xs in spelled.values() for x in xs}
+    candidates = tuple(f" {x}" for x in sorted(everything))
+    turn = 0
+    while True:
+        kind = kinds[turn % len(kinds)]
+        turn += 1
+        answer = rng.choice(spelled[kind])
+        place, other = rng.choice(_neighbours(answer, everything))
+        words = [rng.choice(known[c]) for c in answer]
+        changed = [rng.choice(known[other[i]]) if i == place else w for i, w in enumerate(words)]
+        before = ""
+        for _ in range(shots):
+            example = rng.choice([x for x in sorted(everything) if x not in (answer, other)])
+            before += " ".join(rng.choice(known[c]) for c in example) + f": {example}\n"
+        yield Draft(
+            after(before, _line(words, place)), after(before, _line(changed, place)), f" {answer}", f" {other}",
+            candidates, facts={"spelled": answer, "kind": kind},
+        )  # fmt: skip
+
+
+def _line(words: Sequence[str], changed: int) -> Text:
+    text, spans = "", {}
+    for i, word in enumerate(words):
+        text += " " * (i > 0)
+        spans[f"word_{i + 1}"] = [(len(text), len(text) + len(word))]
+        text += word
+    return Text(text + ":", spans | {"changed": spans[f"word_{changed + 1}"]})

@@ -1,0 +1,164 @@
+"""Mental arithmetic: two or three numbers, plus and minus, and the result as the next token.
+
+    clean      4 + 3 =                                                             -> " 7", not " 5"
+    corrupted  4 + 1 =                                                             -> " 5"
+    verbal     Anna had 4 apples, then found 3 and then lost 2. Now the number of apples is
+    code       >>> 4 + 3 - 2\\n
+
+Only numbers that are one token are used, in operands and results, so that every operand is one slot: 0 to 9 where a
+tokenizer splits digits, more elsewhere.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from inscape.core.errors import TokenError
+from inscape.tasks.drafts import Draft, Text, after, check_choice, collect, fill
+from inscape.tasks.pairs import Pairs
+from inscape.tasks.tokens import Tokens
+
+OPERANDS = ("a", "b", "c")
+TEMPLATES = {  # (two operands, three operands)
+    "symbolic": ("{a} {op_1} {b} =", "{a} {op_1} {b} {op_2} {c} ="),
+    "verbal": (
+        "Anna had {a} apples and {op_1} {b}. Now the number of apples is",
+        "Anna had {a} apples, then {op_1} {b} and then {op_2} {c}. Now the number of apples is",
+    ),
+    "code": (">>> {a} {op_1} {b}\n", ">>> {a} {op_1} {b} {op_2} {c}\n"),
+}
+WORDS = {"verbal": {"+": "found", "-": "lost"}}
+Sum = tuple[tuple[int, ...], tuple[str, ...]]  # operands, operations between them
+
+
+def arithmetic(
+    model: Any,
+    n: int = 32,
+    *,
+    operands: int = 2,
+    ops: str = "+",
+    largest: int = 99,
+    template: str = "symbolic",
+    corrupted: str = "one",
+    shots: int = 0,
+    seed: int = 0,
+) -> Pairs:
+    """Sums of numbers that are one token each, with the place of every operand and operation.
+
+    Roles: a, op_1, b (op_2, c), end. Facts: operands, ops, result. Candidates are all results that can be asked for and
+    are one token (`chance` is one in as many), so `is_right(logits, "candidates")` looks at numbers alone.
+    model: an opened model or a tokenizer; 0 to `largest` must be words of it, others are left out. operands: 2 or 3.
+    ops: "+", "-", or "+-" for both, drawn place by place. template: "symbolic", "verbal", "code", or a text of your own
+    with {a}, {op_1}, {b}, and for three {op_2}, {c}. corrupted: "one" operand is another number, or "all". shots:
+    solved sums in front, one a line. No result is negative; results are drawn as often as sums have them.
+    Raises: TokenError when fewer than two numbers, or no result, are one token; InputError for more pairs than sums.
+    Source: Mamidanna et al. 2025, arXiv:2509.09650; wording here.
+    """
+    check_choice("arithmetic", "operands", operands, (2, 3))
+    check_choice("arithmetic", "ops", ops, ("+", "-", "+-"))
+    check_choice("arithmetic", "corrupted", corrupted, ("one", "all"))
+    if "{" not in template:
+        check_choice("arithmetic", "template", template, tuple(TEMPLATES))
+    tokens = Tokens(model)
+    form = TEMPLATES[template][operands - 2] if template in TEMPLATES else template
+    words = WORDS.get(template, {"+": "+", "-": "-"})
+    numbers, note = _numbers(tokens, form, words, operands, largest)
+    prompt = _asked(form, words, ((numbers[0],) * operands, ("+",) * (operands - 1))).text
+    end, space = tokens.ending(prompt, str(numbers[0]), spaced=" " in form)
+    results = set(map(int, tokens.ones(prompt + end, [f"{space}{v}" for v in range(largest * operands + 1)])))
+    drafts = _drafts(random.Random(seed), numbers, results, (operands, ops), form + end, space, words, corrupted, shots)
+    return collect(f"arithmetic {ops}, {operands} operands", tokens, drafts, n, notes=note)
+
+
+def _asked(form: str, words: dict[str, str], problem: Sum) -> Text:
+    values, ops = problem
+    named = dict(zip(OPERANDS, values, strict=False)) | {f"op_{i}": words[op] for i, op in enumerate(ops, 1)}
+    return fill(form, **named)
+
+
+def _numbers(
+    tokens: Tokens, form: str, words: dict[str, str], operands: int, largest: int
+) -> tuple[list[int], tuple[str, ...]]:
+    """Numbers that fill one position at every operand's place."""
+    kept = []
+    for v in range(largest + 1):
+        text = _asked(form, words, ((v,) * operands, ("+",) * (operands - 1)))
+        if all(
+            len(tokens.positions(text.text, text.spans[x])) == 1 for x in OPERANDS[:operands]
+        ) and not tokens.unknown(text.text):
+            kept.append(v)
+    if len(kept) < 2:
+        text = _asked(form, words, ((12,) * operands, ("+",) * (operands - 1))).text
+        raise TokenError(
+            f"{len(kept)} of the numbers up to {largest} are one token here: {text!r} is "
+            f"{tokens.spelled(tokens.ids(text))}.\n  arithmetic needs operands of one token each."
+        )
+    left = largest + 1 - len(kept)
+    return kept, (f"{left} of the {largest + 1} numbers up to {largest} are not one token",) if left else ()
+
+
+def _drafts(
+    rng: random.Random, numbers: Sequence[int], results: set[int], kind: tuple[int, str], form: str, space: str,
+    words: dict[str, str], corrupted: str, shots: int,
+) -> Iterator[Draft | None]:  # fmt: skip
+    operands, ops = kind
+    possible = sorted({r for problem in _some(rng, numbers, operands, ops) if (r := result(*problem)) in results})
+    if not possible:
+        raise TokenError(f"no sum of the {len(numbers)} numbers that are one token has a result that is one token too.")
+    candidates = tuple(f"{space}{v}" for v in possible)
+
+    def drawn() -> Sum:
+        while True:
+            problem = (
+                tuple(rng.choice(numbers) for _ in range(operands)),
+                tuple(rng.choice(ops) for _ in range(operands - 1)),
+            )
+            if result(*problem) in possible:
+                return problem
+
+    while True:
+        problem, other = drawn(), None
+        for _ in range(100):
+            if corrupted == "all":
+                changed = drawn()[0]
+            else:
+                at = rng.randrange(operands)
+                changed = (*problem[0][:at], rng.choice(numbers), *problem[0][at + 1 :])
+            value = result(changed, problem[1])
+            if value in possible and value != result(*problem):
+                other = (changed, problem[1])
+                break
+        if other is None:
+            yield None
+            continue
+        before = ""
+        for _ in range(shots):
+            example = next((x for x in (drawn() for _ in range(100)) if x not in (problem, other)), problem)
+            before += f"{_asked(form, words, example).text}{space}{result(*example)}\n"
+        answer, wrong = result(*problem), result(*other)
+        yield Draft(
+            after(before, _asked(form, words, problem)), after(before, _asked(form, words, other)), f"{space}{answer}",
+            f"{space}{wrong}", candidates, facts={"operands": problem[0], "ops": problem[1], "result": answer},
+        )  # fmt: skip
+
+
+def result(values: Sequence[int], ops: Sequence[str]) -> int:
+    """The sum's value, from left to right; -1 where it, or a step on the way, is negative."""
+    total = values[0]
+    for value, op in zip(values[1:], ops, strict=True):
+        total = total + value if op == "+" else total - value
+        if total < 0:
+            return -1
+    return total
+
+
+def _some(rng: random.Random, numbers: Sequence[int], operands: int, ops: str) -> Iterator[Sum]:
+    """Every sum where there are few, many of them where there are not."""
+    if len(numbers) ** operands <= 50_000:
+        for values in itertools.product(numbers, repeat=operands):
+            for between in itertools.product(ops, repeat=operands - 1):
+                yield values, between
+    else:
+        for _ in range(50_000):
+            yield tuple(rng.choices(numbers, k=operands)), tuple(rng.choices(ops, k=operands - 1))
