@@ -1,0 +1,73 @@
+"""Prompts with their answers as batches for `next_token`: only the answer's tokens are learned."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from inscape.core.errors import InputError, TokenError
+from inscape.train.losses import IGNORED
+
+Batch = dict[str, Int[Tensor, "row pos"]]
+
+
+def answer_batches(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    size: int = 16,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Callable[[int], Batch]:
+    """A function of the step that gives `size` pairs, every pair once an epoch, in another order each time.
+
+    The text of a row is `prompt + answer`, so an answer brings the space before it. Rows are padded on the right.
+    Raises: InputError for unequal lists or none, TokenError where an answer changes the prompt's last tokens, has no
+    tokens, or has one the tokenizer does not know.
+    """
+    if len(prompts) != len(answers) or not prompts:
+        raise InputError(
+            f"{len(prompts)} prompts and {len(answers)} answers: there must be one a prompt, and one pair."
+        )
+    if tokenizer is None or not callable(tokenizer):
+        raise InputError("prompts and answers are texts, and there is no tokenizer.\n  open the model with one.")
+    rows = [_row(tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)]
+    pad = getattr(tokenizer, "pad_token_id", None) or 0
+    size = min(size, len(rows))
+    per_epoch = -(-len(rows) // size)
+
+    def batch(step: int) -> Batch:
+        epoch, at = divmod(step, per_epoch)
+        generator = torch.Generator().manual_seed((seed << 24) + epoch)
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        chosen = [rows[i] for i in order[at * size : (at + 1) * size]]
+        width = max(len(ids) for ids, _ in chosen)
+        ids = torch.full((len(chosen), width), pad)
+        mask = torch.zeros_like(ids)
+        labels = torch.full_like(ids, IGNORED)
+        for i, (row, n_prompt) in enumerate(chosen):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+            labels[i, n_prompt : len(row)] = torch.tensor(row[n_prompt:])
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+
+    return batch
+
+
+def _row(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
+    """The tokens of prompt and answer, and how many are the prompt's."""
+    before = list(tokenizer(prompt)["input_ids"])
+    if before and before[-1] == getattr(tokenizer, "eos_token_id", None):
+        before = before[:-1]
+    whole = list(tokenizer(prompt + answer)["input_ids"])
+    after = whole[len(before) :]
+    if whole[: len(before)] != before or not after or after[0] == getattr(tokenizer, "unk_token_id", -1):
+        pieces = "|".join(repr(tokenizer.decode([i])) for i in whole[max(len(before) - 2, 0) :])
+        raise TokenError(
+            f"{answer!r} does not continue {prompt[-40:]!r} in whole, known tokens: they end in {pieces}.\n"
+            "  begin the answer with the space that belongs to it, and end the prompt without one."
+        )
+    return whole, len(before)
