@@ -49,7 +49,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     assert found.is_sound
     assert not found.twice
     assert told[-1] == "10 of 10 work units on 2 Ray workers"
-    assert len({listed.shard.split("-")[0] for listed in together.listed}) == 2
+    writers = {listed.shard.rsplit("-", 1)[0] for listed in together.listed}
+    assert len({name.split("-")[0] for name in writers}) == 2
+    assert len(writers) <= 5  # two, the one that took the killed one's place, and two for what that one lost
 
 
 @pytest.mark.filterwarnings("ignore")

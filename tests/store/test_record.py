@@ -156,7 +156,7 @@ def test_what_the_model_itself_gets_wrong_is_said_with_site_and_token(tmp_path: 
 
 def test_bad_requests_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     model = gpt2()
-    with pytest.raises(ins.InputError, match="without a length"):
+    with pytest.raises(ins.InputError, match="can be gone through once"):
         ins.record(model, iter(data()), SITES, tmp_path / "s")
     with pytest.raises(ins.InputError, match="are empty"):
         ins.record(model, [], SITES, tmp_path / "s")
@@ -229,9 +229,6 @@ def test_a_mean_in_half_precision_does_not_overflow(tmp_path: Path) -> None:
 
 
 def test_what_a_record_cannot_keep_right_is_refused(tmp_path: Path) -> None:
-    bart = ins.open(build("bart"))
-    with pytest.raises(ins.InputError, match="a decoder beside an encoder reads tokens of its own"):
-        ins.record(bart, data(3), "decoder.layers.0.resid_post", tmp_path / "a")
     training = own()
     training.module.train()
     with pytest.raises(ins.InputError, match="dropout would be recorded"):

@@ -108,10 +108,10 @@ def one_call(model: Model, prepared: Inputs) -> Columns:
         prepared.kwargs["use_cache"] = False
     width = prepared.mask.shape[1] if prepared.mask is not None else None
     columns = Columns(prepared.mask, prepared.tokens, width, model.main_prefixes)
-    if prepared.mask is None:
-        columns.step = None
-    elif any(p.startswith("decoder") for p in model.main_prefixes):
+    if model.is_encoder_decoder:
         _decoder_columns(columns, prepared)
+    elif prepared.mask is None:
+        columns.step = None
     return columns
 
 

@@ -79,7 +79,8 @@ def _parameters(function: Any) -> frozenset[str]:
         return frozenset()
 
 
-def _texts(model: Model, texts: list[str], side: str | None) -> Inputs:
+def tokenizer_of(model: Model) -> Any:
+    """The model's tokenizer. Raises InputError when the inputs are text and there is none."""
     if model.tokenizer is None and model.processor is not None:
         raise InputError(
             "the inputs are text and this model has no tokenizer; its processor makes inputs of images or sound.\n"
@@ -90,6 +91,11 @@ def _texts(model: Model, texts: list[str], side: str | None) -> Inputs:
             "the inputs are text and this model has no tokenizer.\n"
             "  pass token ids, or open it with ins.open(module, tokenizer=...)."
         )
+    return model.tokenizer
+
+
+def _texts(model: Model, texts: list[str], side: str | None) -> Inputs:
+    tokenizer_of(model)
     return _tokenized(model, texts, side, {})
 
 
@@ -107,22 +113,26 @@ def _tokenized(model: Model, texts: list[str], side: str | None, options: dict) 
         pads = [[(0, 0)] * (width - len(row)) for row in offsets]
         out.offsets = [p + list(o) if left else list(o) + p for p, o in zip(pads, offsets, strict=True)]
     if "token_type_ids" in rows[0] and accepts(model.module, "token_type_ids"):
-        out.kwargs["token_type_ids"] = _padded([r["token_type_ids"] for r in rows], 0, _left(model, side)).to(
+        out.kwargs["token_type_ids"] = padded([r["token_type_ids"] for r in rows], 0, _left(model, side)).to(
             model.device
         )
     return out
 
 
-def _chat(model: Model, chats: list[list[Any]], side: str | None) -> Inputs:
+def chat_texts(model: Model, chats: list[list[Any]]) -> list[str]:
+    """Chats as the text the tokenizer's template makes of them, special tokens in it; an open user turn is answered."""
     if model.tokenizer is None or not getattr(model.tokenizer, "chat_template", None):
         raise InputError(
             "the inputs are chat messages and this model's tokenizer has no chat template.\n  give plain text instead."
         )
-    texts = [
+    return [
         model.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=c[-1]["role"] == "user")
         for c in chats
     ]
-    return _tokenized(model, texts, side, {"add_special_tokens": False})
+
+
+def _chat(model: Model, chats: list[list[Any]], side: str | None) -> Inputs:
+    return _tokenized(model, chat_texts(model, chats), side, {"add_special_tokens": False})
 
 
 def _left(model: Model, side: str | None) -> bool:
@@ -131,26 +141,25 @@ def _left(model: Model, side: str | None) -> bool:
     return (side or getattr(model.tokenizer, "padding_side", "right")) == "left"
 
 
-def _padded(rows: list[list[int]], pad: int, left: bool) -> Tensor:
+def padded(rows: list[list[int]], pad: int, left: bool = False) -> Tensor:
+    """Rows of unlike length as one table."""
     width = max(len(r) for r in rows)
     fill = [[pad] * (width - len(r)) for r in rows]
     return torch.tensor([f + r if left else r + f for f, r in zip(fill, rows, strict=True)])
 
 
+def pad_of(model: Model) -> int:
+    """The id that fills rows up."""
+    known = (getattr(model.tokenizer, "pad_token_id", None), getattr(model.config, "pad_token_id", None))
+    return next((p for p in known if isinstance(p, int) and p >= 0), 0)
+
+
 def _ids(model: Model, rows: list[list[int]], side: str | None) -> Inputs:
     if not all(rows) or not all(isinstance(i, int) for row in rows for i in row):
         raise InputError("token ids must be lists of integers, none of them empty.")
-    pad = next(
-        (
-            p
-            for p in (getattr(model.tokenizer, "pad_token_id", None), getattr(model.config, "pad_token_id", None))
-            if isinstance(p, int) and p >= 0
-        ),
-        0,
-    )
     left = _left(model, side)
-    ids = _padded(rows, pad, left)
-    mask = _padded([[1] * len(r) for r in rows], 0, left).bool()
+    ids = padded(rows, pad_of(model), left)
+    mask = padded([[1] * len(r) for r in rows], 0, left).bool()
     return _token_inputs(
         model, {"input_ids": ids, "attention_mask": mask.long()} if not bool(mask.all()) else {"input_ids": ids}, mask
     )
@@ -190,14 +199,19 @@ def _mapping(model: Model, inputs: dict[str, Any]) -> Inputs:
     return Inputs(kwargs=_moved(model, inputs), mask=mask.bool() if mask is not None else None)
 
 
-def _token_inputs(model: Model, kwargs: dict[str, Any], mask: Tensor) -> Inputs:
-    ids = kwargs["input_ids"]
+def check_vocabulary(model: Model, ids: Tensor) -> None:
+    """Raise TokenError for ids that the model has no vector for."""
     vocab = getattr(getattr(model.config, "get_text_config", lambda: model.config)(), "vocab_size", None)
     if isinstance(vocab, int) and ids.numel() and (int(ids.max()) >= vocab or int(ids.min()) < 0):
         raise TokenError(
             f"a token id lies outside this model's vocabulary of {vocab} "
             f"(ids from {int(ids.min())} to {int(ids.max())})."
         )
+
+
+def _token_inputs(model: Model, kwargs: dict[str, Any], mask: Tensor) -> Inputs:
+    ids = kwargs["input_ids"]
+    check_vocabulary(model, ids)
     padded_before = not bool(mask[:, 0].all())  # padding after the text leaves the model's own positions right
     if padded_before and not model.family.left_padding:
         raise InputError(

@@ -61,6 +61,11 @@ class Model:
         )
 
     @cached_property
+    def is_encoder_decoder(self) -> bool:
+        """Does a decoder stand beside an encoder, each with tokens of its own?"""
+        return {"encoder.", "decoder."} <= {stack.prefix for stack, _ in self.resolved.stacks}
+
+    @cached_property
     def compile_places(self) -> tuple[nn.Module, ...]:
         """Where people compile: the model itself and its blocks."""
         return (self.module, *(block.module for _, blocks in self.resolved.stacks for block in blocks))

@@ -83,7 +83,7 @@ def verify(path: str | Path, *, contents: bool = True, progress: Progress = None
     return Checked(
         tuple(good), bad, tuple(sorted(on_disk - {listed.shard for listed in found})),
         tuple(p.name for p in torn(folder)), tuple(unreadable), tuple(u for u, n in sorted(counts.items()) if n > 1),
-        tuple(u for u in range(about.n_units) if u not in counts),
+        tuple(about.missing(counts)),
     )  # fmt: skip
 
 

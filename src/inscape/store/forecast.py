@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inscape.core.costs import resident_bytes, words_of
+from inscape.core.errors import InputError
 from inscape.core.progress import Progress, tell
-from inscape.store.record import Job
+from inscape.store.job import Job
 
 LOOKED_AT = 192  # samples whose lengths are looked at
 TIMED = 24  # samples that are run
@@ -42,6 +43,11 @@ def forecast(job: Job, progress: Progress = None) -> RecordPlan:
     Cost: running 24 samples twice. The prediction assumes that the machine stays as busy as it is.
     """
     n, pick = job.data.n, random.Random(0)
+    if n is None:
+        raise InputError(
+            "a plan needs to know how many samples there are, and these data end somewhere.\n"
+            "  plan a list of some of them; the costs of all are in proportion."
+        )
     looked = sorted(pick.sample(range(n), min(n, LOOKED_AT)))
     found = [job.data.get(i, i + 1)[0][0] for i in looked]
     timed = found if len(found) <= TIMED else pick.sample(found, TIMED)
@@ -49,8 +55,9 @@ def forecast(job: Job, progress: Progress = None) -> RecordPlan:
     for turn in range(2):
         tell(progress, "timing a few samples", turn / 2)
         start = time.perf_counter()
-        values, lengths = job.harvest.unit(0, timed)
-        best, rows = min(best, time.perf_counter() - start), len(values["sample"])
+        values, about = job.harvest.unit(0, timed)
+        best, rows = min(best, time.perf_counter() - start), len(values.get("sample", ()))
+        lengths = [a["tokens"] for a in about]
     timed_tokens = max(1, sum(lengths))
     share = job.harvest.lengths(found)
     tokens = round(sum(share) / len(share) * n)

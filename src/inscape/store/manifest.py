@@ -29,7 +29,7 @@ class Segment:
 
 def add_line(store: Path, writer: str, listed: Listed) -> None:
     """List a finished shard, durably. Raises OSError."""
-    append(store / FOLDER / f"{writer}.jsonl", (listed.model_dump_json() + "\n").encode())
+    append(store / FOLDER / f"{writer}.jsonl", (listed.model_dump_json(exclude_defaults=True) + "\n").encode())
 
 
 def lines(store: Path) -> Iterator[tuple[str, Listed]]:
@@ -57,9 +57,13 @@ def segments(found: Sequence[Listed]) -> list[Segment]:
     return [first[u] for u in sorted(first)]
 
 
-def done_units(store: Path) -> set[int]:
-    """Work units that are listed by anybody."""
-    return {unit for _, listed in lines(store) for unit, _, _ in listed.units}
+def done_units(store: Path) -> dict[int, str]:
+    """Work units that are listed by anybody, with the digest of their samples where one was kept."""
+    found: dict[int, str] = {}
+    for _, listed in lines(store):
+        for i, (unit, _, _) in enumerate(listed.units):
+            found.setdefault(unit, listed.digests[i] if listed.digests else "")
+    return found
 
 
 def torn(store: Path) -> list[Path]:

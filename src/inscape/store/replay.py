@@ -77,6 +77,8 @@ def _columns(store: Store, asked: Sequence[str] | str | None) -> list[LazyColumn
 
 def _check_whole(store: Store, sample: int, pos: Tensor) -> None:
     """Only a sample with every position from the first on can be matched by position."""
+    if not len(pos):
+        raise InputError(f"sample {sample} of {store.path} has no rows: there is nothing to put back into a run.")
     if torch.equal(pos.long(), torch.arange(len(pos))):
         return
     how = store.about.job.get("reduce")

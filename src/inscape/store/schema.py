@@ -6,6 +6,7 @@ wrong types, paths that leave the folder and impossible numbers are refused befo
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,6 +63,7 @@ class Description(Strict):
     """`store.json`: what the rows are, and of which model and data. Two writers of one folder must agree on all of it.
 
     job: settings that decide which rows there are and how they were computed (token budget, reduction, lengths).
+    n_samples: None while data that pass by have not come to their end.
     """
 
     version: Literal[1] = VERSION
@@ -69,7 +71,7 @@ class Description(Strict):
     model: str = ""
     tokenizer: str = ""
     data: str = ""
-    n_samples: Count = 0
+    n_samples: Count | None = 0
     unit_samples: Annotated[int, Field(ge=1, le=2**40)] = 1
     job: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
@@ -89,12 +91,25 @@ class Description(Strict):
         return sum(c.row_bytes for c in self.columns)
 
     @property
-    def n_units(self) -> int:
-        return -(-self.n_samples // self.unit_samples)
+    def n_units(self) -> int | None:
+        """Work units in all; None while nobody knows."""
+        return None if self.n_samples is None else -(-self.n_samples // self.unit_samples)
+
+    def is_complete(self, done: int) -> bool:
+        """Are so many work units all of them?"""
+        return done == self.n_units
+
+    def missing(self, done: Collection[int]) -> list[int]:
+        """Work units that are not among these; of those before the last one while the end is not known."""
+        n = self.n_units if self.n_units is not None else max(done, default=-1) + 1
+        return [u for u in range(n) if u not in done]
 
 
 class Listed(Strict):
-    """One line of a manifest: a finished shard. units: (work unit, first row, end row) inside it, in row order."""
+    """One line of a manifest: a finished shard. units: (work unit, first row, end row) inside it, in row order.
+
+    digests: of each unit's samples, where the data are known only as they pass.
+    """
 
     shard: str
     rows: Count
@@ -102,6 +117,7 @@ class Listed(Strict):
     data: Annotated[int, Field(ge=8, le=2**32)]  # where the tensors begin in the file
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     units: tuple[tuple[Count, Count, Count], ...]
+    digests: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()
 
     @field_validator("shard")
     @classmethod
@@ -121,6 +137,8 @@ class Listed(Strict):
             raise ValueError(f"its units have {at} rows, the shard {self.rows}")
         if len({unit for unit, _, _ in self.units}) != len(self.units):
             raise ValueError("it lists a work unit twice")
+        if self.digests and len(self.digests) != len(self.units):
+            raise ValueError(f"it has {len(self.digests)} digests of {len(self.units)} work units")
         return self
 
 
@@ -155,8 +173,12 @@ def parse_listed(line: str, where: str) -> Listed:
 
 
 def differences(here: Description, there: Description) -> list[str]:
-    """What two descriptions disagree on, a line each: 'dtype: float16 in the store, bfloat16 asked for'."""
-    a, b = _flat(here.model_dump(mode="json")), _flat(there.model_dump(mode="json"))
+    """What two descriptions disagree on, a line each: 'dtype: float16 in the store, bfloat16 asked for'.
+
+    The end of data that pass by may be known to one of them alone.
+    """
+    unsaid = {"n_samples"} if None in (here.n_samples, there.n_samples) else set()
+    a, b = (_flat(x.model_dump(mode="json", exclude=unsaid)) for x in (here, there))
     return [
         f"{key}: {a.get(key, 'nothing')} in the store, {b.get(key, 'nothing')} asked for"
         for key in sorted(a.keys() | b.keys())

@@ -55,6 +55,11 @@ def write_shard(
     return Listed(shard=path.name, rows=rows, bytes=size, data=len(header), sha256=digest, units=tuple(units))
 
 
+def no_rows(columns: Sequence[Column]) -> dict[str, Tensor]:
+    """Every column with no row in it."""
+    return {c.name: torch.empty((0, *c.shape), dtype=getattr(torch, c.dtype)) for c in columns}
+
+
 def header_of(columns: Sequence[Column], rows: int) -> bytes:
     """The head of the file, padded so that the tensors begin at a multiple of 64 bytes."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", "inscape": "store 1"}}

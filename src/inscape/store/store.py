@@ -59,13 +59,12 @@ class Store:
     @property
     def is_complete(self) -> bool:
         """Has every work unit been recorded?"""
-        return len(self.segments) == self.about.n_units
+        return self.about.is_complete(len(self.segments))
 
     @property
     def missing(self) -> list[int]:
         """Work units that nobody has listed."""
-        done = {s.unit for s in self.segments}
-        return [u for u in range(self.about.n_units) if u not in done]
+        return self.about.missing({s.unit for s in self.segments})
 
     def __getitem__(self, name: str) -> LazyColumn:
         name = str(name)
@@ -88,17 +87,16 @@ class Store:
         return iter(c.name for c in self.about.columns)
 
     def rows_of(self, sample: int) -> slice:
-        """The rows of one sample. Raises InputError for a sample that is not recorded."""
-        unit = sample // self.about.unit_samples
+        """The rows of one sample, none where it had no tokens. Raises InputError for a sample that is not recorded."""
+        unit, n = sample // self.about.unit_samples, self.about.n_samples
         for i, segment in enumerate(self.segments):
-            if segment.unit == unit:
+            if segment.unit == unit and (n is None or sample < n):
                 start = int(self._rows.starts[i])
                 owners = self["sample"][start : start + segment.rows].numpy()
                 first, last = np.searchsorted(owners, [sample, sample + 1])
-                if first < last:
-                    return slice(start + int(first), start + int(last))
-        there = f"0 to {self.about.n_samples - 1:,}, {len(self.segments):,} of {self.about.n_units:,} units recorded"
-        raise InputError(f"sample {sample} is not in this store ({there}).")
+                return slice(start + int(first), start + int(last))
+        samples_ = "their end is not known yet" if n is None else f"0 to {n - 1:,}"
+        raise InputError(f"sample {sample} is not in this store ({samples_}, {self._progress}).")
 
     def of(self, sample: int) -> dict[str, Tensor]:
         """Everything recorded of one sample: {column: [its rows, ...]}."""
@@ -177,13 +175,18 @@ class Store:
 
         return statistics_of(self, wanted, save=save, device=device, progress=progress)
 
+    @property
+    def _progress(self) -> str:
+        done, n = f"{len(self.segments):,}", self.about.n_units
+        return "complete" if self.is_complete else f"{done} units so far" if n is None else f"{done} of {n:,} units"
+
     def __repr__(self) -> str:
-        done = "complete" if self.is_complete else f"{len(self.segments):,} of {self.about.n_units:,} units"
+        of = "samples" if self.about.n_samples is None else f"{self.about.n_samples:,} samples"
         size = sum(s.listed.bytes for s in {s.listed.shard: s for s in self.segments}.values())
         columns = "\n".join(
             f"  {c.name}  {' '.join(map(str, c.shape)) or 'number'}  {c.dtype}" for c in self.about.columns
         )
-        head = f"{self.path}: {len(self):,} rows of {self.about.n_samples:,} samples, {size / 1e6:,.1f} MB, {done}"
+        head = f"{self.path}: {len(self):,} rows of {of}, {size / 1e6:,.1f} MB, {self._progress}"
         return f"{head}\n{columns}"
 
 

@@ -29,6 +29,7 @@ class Unit:
     rows: int
     values: Mapping[str, Tensor]
     samples: Sequence[dict[str, Any]] = ()
+    digest: str = ""  # of the samples, where the data are known only as they pass
 
     @cached_property
     def bytes(self) -> int:
@@ -110,6 +111,8 @@ class Writer:
         pieces = {c.name: [u.values[c.name] for u in held if u.rows] for c in self.columns}
         path = self.store / manifest.SHARDS / f"{self.name}-{self.number:06d}.safetensors"
         listed = write_shard(path, self.columns, pieces, spans)
+        if any(unit.digest for unit in held):
+            listed = listed.model_copy(update={"digests": tuple(unit.digest for unit in held)})
         samples.add(self.store, self.name, (s for u in held for s in u.samples))
         manifest.add_line(self.store, self.name, listed)
         if self.watch is not None:

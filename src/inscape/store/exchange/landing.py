@@ -22,6 +22,7 @@ from inscape.core.progress import Progress, tell
 from inscape.store import manifest, samples
 from inscape.store.claim import DESCRIPTION, FOLDERS, claim
 from inscape.store.schema import Description
+from inscape.store.shard import no_rows
 from inscape.store.store import Store
 from inscape.store.writer import SHARD_BYTES, Unit, Writer
 
@@ -42,6 +43,11 @@ class Source:
     name: str
     kept: Callable[[int], dict[str, Any]] = lambda _: {}
 
+    @property
+    def n_samples(self) -> int:
+        """How many, which is known of every file."""
+        return self.about.n_samples or 0
+
 
 def land(
     source: Source, to: str | Path, *, allow_nan: bool = False, shard_bytes: int = SHARD_BYTES,
@@ -56,7 +62,7 @@ def land(
     fresh = not folder.exists() or not any(folder.iterdir())
     claim(folder, source.about)
     done = manifest.done_units(folder)
-    todo = [u for u in range(source.about.n_units) if u not in done]
+    todo = source.about.missing(done)
     name, start = f"i-{os.getpid():x}-{time.time_ns():x}", time.perf_counter()
     with (
         _cleared(folder, fresh) as damage,
@@ -69,7 +75,7 @@ def land(
             writer.put(unit)
             left_s = (time.perf_counter() - start) / (i + 1) * (len(todo) - i - 1)
             tell(progress, f"{source.starts[unit.number + 1]:,} rows, {left_s:,.0f} s left", (i + 1) / len(todo))
-    samples.finish(folder, source.about.n_samples)
+    samples.finish(folder, source.n_samples)
     return Store(folder)
 
 
@@ -113,7 +119,7 @@ def _units(source: Source, todo: list[int], allow_nan: bool) -> Iterator[Unit]:
         if len(numbers) and not number * size <= int(numbers[0]) <= int(numbers[-1]) < (number + 1) * size:
             raise FileError(f"{source.name} changed while it was read: its samples are not where they were.")
         have = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-        members = range(number * size, min((number + 1) * size, source.about.n_samples))
+        members = range(number * size, min((number + 1) * size, source.n_samples))
         kept = [{"sample": s, "tokens": have.get(s, 0)} | source.kept(s) for s in members]
         yield Unit(number, len(values["sample"]), values, kept)
 
@@ -137,7 +143,7 @@ class _Blocks:
             n -= len(parts[-1]["sample"])
         columns = self.source.about.columns
         if not parts:
-            return {c.name: torch.empty((0, *c.shape), dtype=getattr(torch, c.dtype)) for c in columns}
+            return no_rows(columns)
         return {c.name: torch.cat([p[c.name] for p in parts]).contiguous() for c in columns}
 
     def _some(self, limit: int) -> Block:

@@ -50,7 +50,8 @@ def outgoing(store: Store, columns: Sequence[str] | str | None = None) -> Outgoi
     if scaled:
         notes.append(f"rows were scaled to fit {chosen[-1].stored}; they are written as float32: {', '.join(scaled)}")
     if not store.is_complete:
-        notes.append(f"the store is not complete: {len(store.missing):,} of {store.about.n_units:,} units are missing")
+        of = f" of {store.about.n_units:,}" if store.about.n_units is not None else ""
+        notes.append(f"the store is not complete: {len(store.missing):,}{of} units are missing")
     return Outgoing(store, tuple(chosen), tuple(notes))
 
 

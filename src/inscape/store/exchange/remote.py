@@ -16,7 +16,7 @@ from inscape.core.errors import FileError
 from inscape.core.extra import package
 from inscape.core.progress import Progress, tell
 from inscape.store import manifest, samples
-from inscape.store.claim import DESCRIPTION, claim
+from inscape.store.claim import DESCRIPTION, claim, ended
 from inscape.store.schema import NAME, Description, Listed, differences, parse_listed
 from inscape.store.shard import REPAIR
 from inscape.store.store import Store
@@ -67,6 +67,8 @@ def download(url: str, to: str | Path, *, progress: Progress = None) -> Store:
         texts = {w: _whole_lines(_text(fs, p) or b"") for w, p in _remote_jsonl(fs, f"{root}/{manifest.FOLDER}")}
         lists = {w: _listed(text, f"{url}, manifest {w}") for w, text in texts.items()}
         claim(folder, about)
+        if about.n_samples is not None:
+            ended(folder, about.n_samples)
         for writer, text in texts.items():
             path = folder / manifest.FOLDER / f"{writer}.jsonl"
             _continues(path.read_bytes() if path.exists() else None, text, f"{folder}, manifest {writer}")
@@ -180,9 +182,12 @@ def _claim_remote(fs: Any, root: str, text: bytes, about: Description, url: str)
         fs.makedirs(root, exist_ok=True)
         fs.pipe_file(f"{root}/{DESCRIPTION}", text)
         return
-    different = differences(_description(there, url), about)
+    known = _description(there, url)
+    different = differences(known, about)
     if different:
         raise FileError(f"{url} is a store of something else:\n" + "\n".join(f"  {d}" for d in different))
+    if known.n_samples is None and about.n_samples is not None:
+        fs.pipe_file(f"{root}/{DESCRIPTION}", text)
 
 
 def _description(text: bytes, url: str) -> Description:

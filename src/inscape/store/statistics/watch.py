@@ -37,7 +37,9 @@ class Watch:
     def update(self, listed: Listed, values: Sequence[Mapping[str, Tensor]]) -> None:
         """Count a shard that is listed: the columns of each of its units, in its order."""
         names = {name for at in self.wanted for name in columns_of(at)}
-        for (unit, _, _), columns in zip(listed.units, values, strict=True):
+        for (unit, start, stop), columns in zip(listed.units, values, strict=True):
+            if start == stop:
+                continue
             rows = {name: self._rows(name, columns) for name in names}
             for at, statistics in self.wanted.items():
                 for statistic in statistics:
