@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from inscape.circuits.pairing import Measured, Pairing, measured
+from inscape.circuits.places import set_to
 from inscape.circuits.sweep import grid_of
 from inscape.core.edit import Edit
 from inscape.core.errors import InputError, SiteError
 from inscape.core.grid import Grid
 from inscape.core.metrics import Metric, logit_diff, metric_of
 from inscape.core.progress import Progress
-from inscape.core.step import Step
 from inscape.engine.cells import Cell
 from inscape.engine.forward import run
 from inscape.engine.planning import names_of, point_of
@@ -154,7 +154,7 @@ class _Paths:
             for point, head in spots:
                 layer = self.layer_of(point.name)
                 brought = trace[point.name][self.both.n + i][mask[self.both.n + i]]
-                sender = _set(point.name, brought, self._at(), head)
+                sender = set_to(point.name, brought, at=self._at(), heads=(head,))
                 later = [edit for at, edit in holds[i] if at > layer or (at == layer and "mlp_out" in edit.site)]
                 cells.append(Cell((sender, *later), i))
         if not self.ends:
@@ -163,7 +163,9 @@ class _Paths:
         first = measured(self.both, self.metric, cells, rows, read=sites, way=self.way, progress=self.progress)
         second = []
         for number, cell in enumerate(cells):
-            edits = tuple(_set(r.site, first.cells[r.site][number], self._received(), r.head) for r in self.ends)
+            reached = {r: first.cells[r.site][number] for r in self.ends}
+            at, heads = self._received(), {r: None if r.head is None else (r.head,) for r in self.ends}
+            edits = tuple(set_to(r.site, reached[r], at=at, heads=heads[r]) for r in self.ends)
             second.append(Cell(edits, cell.row))
         return measured(self.both, self.metric, second, rows, way=self.way, progress=self.progress)
 
@@ -182,15 +184,4 @@ class _Paths:
     def _holds(self, trace: Any, mask: Tensor, row: int) -> list[tuple[int, Edit]]:
         """(layer, edit that keeps a site at its base value) of one pair; shared by all its senders."""
         sites = [(self.layer_of(s), s) for s in trace]
-        return [(layer, _set(s, trace[s][row][mask], self._at(), None)) for layer, s in sites]
-
-
-def _set(site: str, value: Tensor, at: Any, head: int | None) -> Edit:
-    """Put a value of every real token, [pos, ...], in place."""
-
-    def fn(x: Tensor, step: Step) -> Tensor:
-        real = step.real[0, step.start :].to(x.device)
-        there = (real >= 0).reshape(1, -1, *[1] * (x.ndim - 2))
-        return torch.where(there, value.to(x)[real.clamp(min=0)][None], x)
-
-    return Edit(site, fn, f"{site} set", at, None if head is None else (head,), contextual=True)
+        return [(layer, set_to(s, trace[s][row][mask], at=self._at())) for layer, s in sites]

@@ -205,3 +205,14 @@ def _positions_at(columns: Tensor, mask: Tensor | None) -> tuple[int, ...]:
 
 def labelled(edit: Edit) -> str:
     return edit.label or edit.site
+
+
+def set_to(site: str, value: Tensor, *, at: Any = None, heads: tuple[int, ...] | None = None) -> Edit:
+    """Put a value of every real token, [pos, ...], in place of what is there."""
+
+    def fn(x: Tensor, step: Step) -> Tensor:
+        real = step.real[0, step.start :].to(x.device)
+        there = (real >= 0).reshape(1, -1, *[1] * (x.ndim - 2))
+        return torch.where(there, value.to(x)[real.clamp(min=0)][None], x)
+
+    return Edit(site, fn, f"{site} set", at, heads, contextual=True)
