@@ -9,7 +9,6 @@ Only numbers that are one token are used, in operands and results, so that every
 tokenizer splits digits, more elsewhere.
 """
 
-import itertools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -103,7 +102,7 @@ def _drafts(
     words: dict[str, str], corrupted: str, shots: int,
 ) -> Iterator[Draft | None]:  # fmt: skip
     operands, ops = kind
-    possible = sorted({r for problem in _some(rng, numbers, operands, ops) if (r := result(*problem)) in results})
+    possible = sorted(results & _reached(numbers, operands, ops))
     if not possible:
         raise TokenError(f"no sum of the {len(numbers)} numbers that are one token has a result that is one token too.")
     candidates = tuple(f"{space}{v}" for v in possible)
@@ -153,12 +152,11 @@ def result(values: Sequence[int], ops: Sequence[str]) -> int:
     return total
 
 
-def _some(rng: random.Random, numbers: Sequence[int], operands: int, ops: str) -> Iterator[Sum]:
-    """Every sum where there are few, many of them where there are not."""
-    if len(numbers) ** operands <= 50_000:
-        for values in itertools.product(numbers, repeat=operands):
-            for between in itertools.product(ops, repeat=operands - 1):
-                yield values, between
-    else:
-        for _ in range(50_000):
-            yield tuple(rng.choices(numbers, k=operands)), tuple(rng.choices(ops, k=operands - 1))
+def _reached(numbers: Sequence[int], operands: int, ops: str) -> set[int]:
+    """Every result there is, without a negative one on the way."""
+    totals = set(numbers)
+    for _ in range(operands - 1):
+        totals = {t + v for t in totals for v in numbers if "+" in ops} | {
+            t - v for t in totals for v in numbers if "-" in ops and v <= t
+        }
+    return totals

@@ -206,6 +206,7 @@ class Pairs:
         """Which pairs the model answers right on the clean prompt: `pairs.filtered(pairs.answered_by(model))`.
 
         among: the right token is the top of the "vocabulary", or only of the "candidates" (as `chance` counts).
+        edits: the same for every pair; ones with rows or positions of their own need a `batch` that holds all pairs.
         Cost: a forward of the clean prompts, `batch` at a time, the head at the last position only.
         """
         from inscape.engine.forward import run

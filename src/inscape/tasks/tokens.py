@@ -32,6 +32,7 @@ class Tokens:
             )
         self.tokenizer: Any = tokenizer
         self._ids: dict[str, tuple[int, ...]] = {}
+        self._covers: dict[str, list[Span]] = {}
         self._ones: dict[tuple[str, str], int] = {}
         unknown = getattr(tokenizer, "unk_token_id", None)
         self._unknown = unknown if isinstance(unknown, int) else -1
@@ -139,9 +140,13 @@ class Tokens:
 
     def covers(self, text: str) -> list[Span]:
         """The characters each token covers; (0, 0) for special tokens."""
-        if getattr(self.tokenizer, "is_fast", False):
-            return [tuple(pair) for pair in self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]]
-        return self._spelling(text)
+        if text not in self._covers:
+            if getattr(self.tokenizer, "is_fast", False):
+                offsets = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+                self._covers[text] = [tuple(pair) for pair in offsets]
+            else:
+                self._covers[text] = self._spelling(text)
+        return self._covers[text]
 
     def _spelling(self, text: str) -> list[Span]:
         """The same without offsets: each token's piece is looked for right after the one before it."""
