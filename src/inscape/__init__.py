@@ -48,7 +48,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     **dict.fromkeys(
         (
             "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
-            "InputError", "ModelError", "FileError", "PaperError", "MissingExtraError",
+            "InputError", "ModelError", "FileError", "PaperError", "NotFittedError", "MissingExtraError",
         ),
         "core.errors",
     ),
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         ModelError,
         NotFiniteError,
         NotFiredError,
+        NotFittedError,
         PaperError,
         ShapeError,
         SiteError,

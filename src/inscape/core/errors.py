@@ -48,5 +48,9 @@ class PaperError(InscapeError, LookupError):
     """A paper that is not here, or a recipe whose claims and numbers do not fit together."""
 
 
+class NotFittedError(InscapeError, RuntimeError):
+    """A readout was asked to transform, predict or score before it was fitted."""
+
+
 class MissingExtraError(InscapeError, ImportError):
     """An optional dependency is not installed; the message names the extra."""

@@ -1,8 +1,9 @@
 """The one training loop of the package: `fit`, its learning-rate schedules and the losses that many things share."""
 
 from inscape.train.answers import answer_batches
+from inscape.train.frozen import frozen
 from inscape.train.loop import History, fit
 from inscape.train.losses import next_token
 from inscape.train.schedule import constant, cosine, linear
 
-__all__ = ["History", "answer_batches", "constant", "cosine", "fit", "linear", "next_token"]
+__all__ = ["History", "answer_batches", "constant", "cosine", "fit", "frozen", "linear", "next_token"]

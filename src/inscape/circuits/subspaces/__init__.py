@@ -1,0 +1,25 @@
+"""Subspaces: exchanging them between runs, finding them (DAS), and telling those a model uses from illusions."""
+
+from inscape.circuits.subspaces.audit import Audit, Thresholds, audit
+from inscape.circuits.subspaces.contrast import Contrast, Effect
+from inscape.circuits.subspaces.das import Subspace, das
+from inscape.circuits.subspaces.natural import axis_report, dormant_share
+from inscape.circuits.subspaces.rank_one import RankOne, rank1_equivalent
+from inscape.circuits.subspaces.readers import Reader, Split, split
+
+__all__ = [
+    "Audit",
+    "Contrast",
+    "Effect",
+    "RankOne",
+    "Reader",
+    "Split",
+    "Subspace",
+    "Thresholds",
+    "audit",
+    "axis_report",
+    "das",
+    "dormant_share",
+    "rank1_equivalent",
+    "split",
+]
