@@ -81,10 +81,13 @@ def test_a_component_that_is_read_stands_out_and_is_named() -> None:
     written = sender.OV.components.write[3]
     told = rewired(reader, written)
     found = weights.composition(heads[:4], [*heads[8:9], told], "k", level="component")
-    (name, component, to), score, z = found.top(1)[0]
-    assert (name, component, to) == ("layers.0.head.2", 3, "layers.2.head.1")
-    assert score > 0.9
-    assert z > 10
+    link = found.top(1)[0]
+    assert (link.sender, link.component, link.reader) == ("layers.0.head.2", 3, "layers.2.head.1")
+    assert link.score > 0.9
+    assert link.z > 10
+    pair = weights.composition(heads[:4], [told], "k", level="pair").top(1)[0]
+    assert (pair.sender, pair.component, pair.reader_component) == ("layers.0.head.2", 3, 0)
+    assert weights.composition(heads[:4], [told], "k").top(1)[0].component == -1
     assert float(found.among_components()[2, 3, 1]) > 5
     assert "folded: LayerNorm" in found.how
 
@@ -96,6 +99,17 @@ def rewired(head: HeadWeights, direction: Tensor) -> HeadWeights:
     return replace(
         head, W_K=head.W_K * 0.01 + direction[:, None] * torch.randn(8, generator=torch.Generator().manual_seed(0))
     )
+
+
+def test_shuffled_heads_keep_their_entries_and_lose_what_they_compose() -> None:
+    heads = weights.heads(gpt2())
+    told = rewired(heads[9], heads[2].OV.components.write[3])
+    mixed = weights.shuffled([*heads[:4], told], seed=1)
+    torch.testing.assert_close(mixed[0].W_O.flatten().sort().values, heads[0].W_O.flatten().sort().values)
+    assert not torch.equal(mixed[0].W_O, heads[0].W_O)
+    before = weights.composition(heads[:4], [told], "k", level="component").top(1)[0].z
+    after = weights.composition(mixed[:4], mixed[4:], "k", level="component").top(1)[0].z
+    assert after < before / 2
 
 
 def test_a_sender_never_composes_with_an_earlier_head_unless_asked() -> None:

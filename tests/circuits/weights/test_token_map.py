@@ -87,6 +87,13 @@ def test_states_of_tokens_are_embedding_and_first_mlp_without_position() -> None
     assert "position" not in found.how
 
 
+def test_states_of_ones_own_go_through_a_head_like_tokens() -> None:
+    model = ins.open(build("gemma3_text"))
+    head, ids = weights.head(model, 1, 2), torch.tensor(SOURCES)
+    mine = weights.token_scores(model, head, token_states(model, ids).values, torch.tensor(TARGETS))
+    torch.testing.assert_close(mine, weights.token_map(model, [head], SOURCES, TARGETS).scores[0])
+
+
 def test_in_context_the_states_are_those_the_head_really_reads() -> None:
     model = gpt2()
     texts = [[5, 7, 9, 20, 7], [20, 7, 1]]

@@ -1,7 +1,8 @@
 """Which head's output which later head is made to read, from weights alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,17 @@ from inscape.circuits.weights.head import HeadWeights
 from inscape.core.errors import InputError, ShapeError
 
 KINDS, LEVELS, NULLS = ("q", "k", "v"), ("head", "component", "pair"), ("rotation", "gaussian")
+
+
+class Link(NamedTuple):
+    """A sender and a reader by name; component of the sender, and of the reader: -1 where whole heads are meant."""
+
+    sender: str
+    component: int
+    reader: str
+    reader_component: int
+    score: float
+    z: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +45,16 @@ class Composition:
     zero_line: float
     how: str
 
-    def top(self, n: int = 10) -> list[tuple[tuple[str | int, ...], float, float]]:
-        """The n pairs that stand out most: ((sender, [component,] reader [, component]), score, z)."""
+    def top(self, n: int = 10) -> list[Link]:
+        """The n pairs that stand out most, by z."""
         flat = self.z.nan_to_num(-torch.inf).flatten()
         out = []
         for i in flat.topk(min(n, len(flat))).indices.tolist():
             place = [int(j) for j in torch.unravel_index(torch.tensor(i), self.z.shape)]
-            named: list[str | int] = [self.senders[place[0]]]
-            if len(place) == 2:
-                named.append(self.readers[place[1]])
-            else:
-                named += [place[1], self.readers[place[2]], *place[3:]]
-            out.append((tuple(named), float(self.scores[tuple(place)]), float(self.z[tuple(place)])))
+            part = place.pop(1) if len(place) > 2 else -1
+            score, z = float(self.scores.flatten()[i]), float(self.z.flatten()[i])
+            own = place[2] if len(place) > 2 else -1
+            out.append(Link(self.senders[place[0]], part, self.readers[place[1]], own, score, z))
         return out
 
     def among_components(self) -> Float[Tensor, "sender component reader"]:
@@ -80,7 +90,7 @@ def composition(
         own spectrum; "gaussian": a random d x d matrix of full rank. Both moments of the squared score are exact:
         mean `1/d`, variance `2 |A0|^2 |B0|^2 / ((d - 1)(d + 2))` with A0, B0 the traceless parts of `A'A / tr` and
         `BB' / tr`; nothing is drawn. For thin matrices the null leans to the right: a z of 4 among hundreds of parts is
-        nothing unusual, so look at the largest of a shuffled model too.
+        nothing unusual, so look at the largest of `shuffled` heads too.
     unordered: score pairs where the sender is not in an earlier layer than the reader as well.
     Choose it to find candidates from weights; confirm them by patching, since it sees no data, and heads that compose
     through an MLP or a norm's size are not seen at all.
@@ -131,6 +141,23 @@ def composition(
     return Composition(
         tuple(s.name for s in senders), tuple(r.name for r in readers), scores, z, causal, d**-0.5, how
     )  # fmt: skip
+
+
+def shuffled(heads: Sequence[HeadWeights], seed: int = 0) -> list[HeadWeights]:
+    """Heads whose matrices hold the same entries in random places: what scores are without structure.
+
+    The null of `composition` treats one pair at a time; the largest of all pairs must be larger than the largest here.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def mixed(matrix: Tensor | None) -> Tensor | None:
+        if matrix is None:
+            return None
+        order = torch.randperm(matrix.numel(), generator=generator).to(matrix.device)
+        return matrix.flatten()[order].reshape(matrix.shape)
+
+    names = ("W_Q", "W_K", "W_V", "W_O")
+    return [replace(h, **{n: mixed(getattr(h, n)) for n in names}) for h in heads]
 
 
 def _writer(head: HeadWeights, level: str) -> tuple[Tensor, Tensor]:

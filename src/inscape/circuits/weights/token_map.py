@@ -103,6 +103,18 @@ def token_map(
     )
 
 
+def token_scores(
+    model: Model, head: HeadWeights, states: Float[Tensor, "n d_model"], targets: Int[Tensor, " target"]
+) -> Float[Tensor, "n target"]:
+    """The same scores for any states of the stream in place of tokens': of edited ones, for instance.
+
+    Raises: InputError for a head whose norms are not folded.
+    """
+    (head,) = _chosen(model, head)
+    (wired,) = layers(model, [block_of(model, head.layer)])
+    return unembedding(model).columns(head.OV.apply(_sized(wired, states)), targets).cpu()
+
+
 def _chosen(model: Model, heads: Heads) -> list[HeadWeights]:
     if isinstance(heads, str):
         if heads != "all":
