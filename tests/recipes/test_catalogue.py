@@ -271,6 +271,19 @@ def test_every_kind_of_figure_is_drawn(drawing):
     assert figure_png(result).startswith(b"\x89PNG")
 
 
+def test_a_heatmap_of_both_signs_parts_at_zero_and_layers_go_up():
+    paper = catalogue.entries(MADE_UP)[0].paper
+
+    def drawn(rows, y_title=""):
+        made = Result(paper, {}, series={"map": rows}, figure=Drawing("heatmap", show=("map",), y_title=y_title))
+        return figure(made)["layer"][0]["encoding"]
+
+    assert drawn([[1.0, 2.0], [3.0, 4.0]])["color"]["scale"]["range"] == "ramp"
+    assert drawn([[1.0, 2.0], [-3.0, float("nan")]])["color"]["scale"]["range"] == "diverging"
+    assert drawn([[1.0], [2.0]])["y"]["scale"]["domain"] == [0, 1]
+    assert drawn([[1.0], [2.0]], "layer")["y"]["scale"]["domain"] == [1, 0]
+
+
 def test_without_a_drawing_series_are_lines_and_without_series_claims_are_bars():
     paper = catalogue.entries(MADE_UP)[0].paper
     lines = figure(Result(paper, {}, series={"a": [1.0, 2.0]}))

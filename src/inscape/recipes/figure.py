@@ -27,12 +27,18 @@ def figure(result: Result) -> dict[str, Any]:
     if drawing.kind == "heatmap":
         rows = shown[names[0]]
         columns = steps or range(len(rows[0]) if rows and isinstance(rows[0], list) else 0)
-        return charts.heatmap(rows, list(drawing.y) or range(len(rows)), columns, **titles)
+        cells = [value for row in rows if isinstance(row, list) for value in row]
+        return charts.heatmap(
+            rows, list(drawing.y) or range(len(rows)), columns, value_title=names[0],
+            diverging=min(cells, default=0) < 0 < max(cells, default=0), rows_up=drawing.y_title == "layer", **titles,
+        )  # fmt: skip
     if drawing.kind == "dots":
         x, y = list(shown.values())[:2] if len(shown) > 1 else _pair(result, names)
         grey = list(beside.values())
+        titles |= {"x_title": drawing.x_title or names[0], "y_title": drawing.y_title or names[1]}
+        labels = [str(step) for step in steps or ()]
         return charts.dots(
-            x, y, names=[str(s) for s in steps] if steps else None,
+            x, y, names=labels or None, label=labels if len(labels) <= 15 else (), control_label=next(iter(beside), ""),
             control=(grey[0], grey[1]) if len(grey) > 1 else None, x_scale=drawing.scale,
             y_scale=drawing.scale, **titles,
         )  # fmt: skip
