@@ -27,6 +27,7 @@ def record(
     engine: str = "local",
     workers: int = 2,
     overflow: str = "refuse",
+    edits: Path | None = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -62,6 +63,8 @@ def record(
         Copies of the model on the Ray cluster.
     overflow:
         What to do with values that the stored type cannot hold: refuse or scale.
+    edits:
+        A file of edits (ins.save_edits) that are in force while it runs; the store says which they were.
     """
     import inscape as ins
 
@@ -75,6 +78,7 @@ def record(
     settings = {
         "reduce": which, "dtype": dtype, "field": field, "max_length": max_length, "batch_tokens": batch_tokens,
         "overflow": overflow, "unit_samples": unit_samples, "shard_bytes": shard_bytes,
+        "edits": ins.load_edits(edits) if edits is not None else (),
     }  # fmt: skip
     with progress("looking at the data", as_json) as tell:
         planned = ins.plan(opened, data, "record", sites=sites, **settings)

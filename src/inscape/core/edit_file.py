@@ -3,11 +3,13 @@
 Only named edits can be written: code is never stored, so a file from elsewhere can do nothing but edit activations.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from inscape.core.direction import Direction
@@ -28,11 +30,28 @@ VERSION = 1
 def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "") -> None:
     """Write edits to one safetensors file; a bare function (`ins.edit`) is refused. `model`: a model's fingerprint."""
     edits = [edits] if isinstance(edits, Edit) else list(edits)
+    about, tensors = _out(edits, "can be written to a file")
+    text = json.dumps({"kind": "edits", "version": VERSION, "model": model, "edits": about})
+    write_tensors(path, tensors, {"inscape": text})
+
+
+def edits_fingerprint(edits: Sequence[Edit]) -> str:
+    """A short name for exactly these edits, in this order: 16 hex digits. A bare function has none: EditError."""
+    about, tensors = _out(edits, "has a name that another process would know it by")
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _out(edits: Sequence[Edit], what: str) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Everything edits are, but their code. what: why that is asked, for the error about one that is code alone."""
     about, tensors = [], {}
     for i, edit in enumerate(edits):
         if edit.spec is None:
             raise EditError(
-                f"{edit!r} holds a Python function or another run's whole trace; neither can be written to a file.\n"
+                f"{edit!r} holds a Python function or another run's whole trace; neither {what}.\n"
                 "  use the named edits (add, scale, replace, patch from one site, ablate, project_out, clamp, "
                 "skip, attend)."
             )
@@ -54,8 +73,7 @@ def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "
                 "spec": spec,
             }
         )
-    text = json.dumps({"kind": "edits", "version": VERSION, "model": model, "edits": about})
-    write_tensors(path, tensors, {"inscape": text})
+    return about, tensors
 
 
 def load_edits(path: str | Path) -> list[Edit]:

@@ -14,6 +14,13 @@ from inscape.engine.session import Session
 from inscape.models.model import Model
 
 
+def in_force(model: Model) -> list[Edit]:
+    """The edits that `editing` keeps in force on this module, in this thread, outer ones first."""
+    hooks = [hook for module in model.module.modules() for hook in module._forward_pre_hooks.values()]
+    sessions = [found for hook in hooks if isinstance(found := getattr(hook, "session", None), Session)]
+    return [edit for session in sessions if session.mine() for task in session.tasks for edit in task.edits]
+
+
 @contextlib.contextmanager
 def editing(
     model: Model, edits: Sequence[Edit] | Edit, *, prompts: Any = None, allow_nan: bool = False

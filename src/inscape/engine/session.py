@@ -285,6 +285,7 @@ def _root_hook(session: Session) -> Callable:
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return session.before(session, args, kwargs) if session.mine() else None  # type: ignore[misc]
 
+    hook.session = session  # type: ignore[attr-defined] - so that `editing.in_force` finds it
     return hook
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.core.errors import InputError
+from inscape.core.edit import Edit
+from inscape.core.errors import InputError, NotFiredError
 from inscape.core.positions import Span
 from inscape.engine.forward import run
 from inscape.models.model import Model
 from inscape.store.bucket import Batch, batches_of, is_empty
+from inscape.store.edited import Counted, check_edits
 from inscape.store.items import Item, items_of
 from inscape.store.keep import Keep
 from inscape.store.rows import Rows, Storing
@@ -41,6 +43,11 @@ class Harvest:
     batch_rows: int = 32
     overflow: str = "refuse"
     allow_nan: bool = False
+    edits: tuple[Edit, ...] = ()
+
+    @cached_property
+    def edited(self) -> Counted:
+        return Counted(self.edits)
 
     @cached_property
     def stack(self) -> Stack:
@@ -54,6 +61,7 @@ class Harvest:
     def check(self) -> None:
         """Refuse sites whose rows would not be those of the tokens that are recorded beside them."""
         _ = self.stack
+        check_edits(self.model, self.edits)
         if any(m.training for m in self.model.module.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0):
             raise InputError(
                 "the model is in training mode: dropout would be recorded. Call model.module.eval() first."
@@ -63,8 +71,9 @@ class Harvest:
 
     def items(self, samples: Sequence[Any]) -> list[Item]:
         """Samples as the model reads them: tokenised once."""
+        spans = any(isinstance(at, Span) for at in (self.reduce, *(edit.at for edit in self.edits)))
         return items_of(
-            self.model, samples, max_length=self.max_length, offsets=isinstance(self.reduce, Span),
+            self.model, samples, max_length=self.max_length, offsets=spans,
             with_target=self.stack.runs_decoder,
         )  # fmt: skip
 
@@ -99,7 +108,11 @@ class Harvest:
         rows = Rows.of(self.model, self.reduce, batch.counted, len(batch.members))
         kept: dict[str, Tensor] = {}
         read = {name: (site, self.storing.keeper(name, rows, kept)) for name, (site, _) in self.sites.items()}
-        run(self.model, batch.inputs, read=read, output=False)
+        try:
+            run(self.model, batch.inputs, read, self.edited.edits, output=False, allow_nan=self.allow_nan)
+        except NotFiredError:  # an edit may have no place among these samples; a site that never ran is an error
+            if not self.sites.keys() <= kept.keys():
+                raise
         for name, value in kept.items():
             if len(value) != rows.count:
                 raise InputError(

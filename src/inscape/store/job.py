@@ -113,6 +113,8 @@ def write(job: Job, worker: int = 0, workers: int = 1, *, plan: Any = None, prog
                 recorder.units / todo if todo else None,
             )
     complete(job.to)
+    if workers == 1 and not done:  # whoever computes a part of a record cannot know of the rest
+        job.harvest.edited.check()
 
 
 def complete(folder: Path) -> None:

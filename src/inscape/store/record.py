@@ -1,12 +1,13 @@
 """`ins.record`: activations of any data into a folder that many jobs can write, be killed in, and go on with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from inscape.core.edit import Edit
 from inscape.core.errors import InputError
 from inscape.core.positions import Span, check_at
 from inscape.core.progress import Progress
@@ -16,6 +17,7 @@ from inscape.models.model import Model
 from inscape.store.bucket import is_empty
 from inscape.store.claim import DESCRIPTION, claim
 from inscape.store.data import Data, data_of
+from inscape.store.edited import said_of
 from inscape.store.fields import Field
 from inscape.store.harvest import FLOATS, Harvest
 from inscape.store.items import template_of
@@ -51,6 +53,7 @@ def record(
     workers: int = 2,
     statistics: Mapping[Any, Any] | None = None,
     plan: Any = None,
+    edits: Sequence[Edit] | Edit = (),
     progress: Progress = None,
 ) -> Store:
     """Record sites over data into a folder, and give it as a `Store`. Run it again after a kill: it goes on.
@@ -74,11 +77,14 @@ def record(
     statistics: {column: statistic or [statistics]} of `inscape.store.statistics`, taken on the way, so that
         `store.statistics` need not read the rows again.
     plan: what `ins.plan` predicted, to be kept beside the outcome.
+    edits: in force while it runs, the same for every sample; named ones, since the store says which they were. An edit
+        without a place in some samples leaves these alone; NotFiredError when a whole record has none. Edits that
+        `ins.editing` keeps in force are refused.
     A killed or failed record loses the shards not yet listed and nothing else. What is in the folder must have been
     recorded with the same model, data, sites and settings, else FileError shows the differences.
     Cost: the blocks up to the last site (no unembedding), plus a copy; the disk works in a second thread. Memory: three
     shards. Predicted by `ins.plan(model, data, "record", sites=...)`.
-    Raises: FileError, InputError, SiteError, NotFiniteError with site and token.
+    Raises: FileError, InputError, SiteError, NotFiniteError with site and token, EditError, NotFiredError.
     """
     if engine not in ("local", "ray"):
         raise InputError(f"engine={engine!r}: it can be 'local' or 'ray'.")
@@ -94,7 +100,7 @@ def record(
     job = prepare(
         model, found, sites, to, reduce=reduce, dtype=dtype, max_length=max_length,
         batch_tokens=batch_tokens, batch_rows=batch_rows, unit_samples=unit_samples, shard_bytes=shard_bytes,
-        overflow=overflow, allow_nan=allow_nan, keep_text=keep_text,
+        overflow=overflow, allow_nan=allow_nan, keep_text=keep_text, edits=edits,
     )  # fmt: skip
     several = {at: list(s) if isinstance(s, (list, tuple)) else [s] for at, s in (statistics or {}).items()}
     job = replace(job, statistics=several)
@@ -112,7 +118,7 @@ def prepare(
     model: Model, data: Any, sites: Any, to: str | Path | None, *, reduce: Any = None, dtype: Any = None,
     field: Field = None, max_length: int | None = None, batch_tokens: int = 4096, batch_rows: int = 32,
     unit_samples: int | None = None, shard_bytes: int = SHARD_BYTES, overflow: str = "refuse", allow_nan: bool = False,
-    keep_text: bool = True,
+    keep_text: bool = True, edits: Sequence[Edit] | Edit = (),
 ) -> Job:  # fmt: skip
     """Everything of a record that is decided before it runs; makes the folder or checks the one that is there.
 
@@ -126,8 +132,9 @@ def prepare(
     reduce = reduce if reduce == "mean" else check_at(reduce)
     samples_, folder = data_of(data, field), Path(to or "").expanduser()
     harvest = Harvest(
-        model, _sites(model, sites), reduce, _dtype(dtype), max_length, batch_tokens, batch_rows, overflow, allow_nan
-    )
+        model, _sites(model, sites), reduce, _dtype(dtype), max_length, batch_tokens, batch_rows, overflow, allow_nan,
+        (edits,) if isinstance(edits, Edit) else tuple(edits),
+    )  # fmt: skip
     harvest.check()
     is_there = to is not None and (folder / DESCRIPTION).exists()
     there = parse_description(folder / DESCRIPTION) if is_there else None
@@ -183,7 +190,7 @@ def _described(harvest: Harvest, data: Data, unit_samples: int) -> Description:
     job = {
         "reduce": _said(harvest.reduce), "max_length": harvest.max_length, "batch_tokens": harvest.batch_tokens,
         "batch_rows": harvest.batch_rows, "overflow": harvest.overflow, "computed_in": str(model.dtype),
-        "chat_template": template_of(model, value),
+        "chat_template": template_of(model, value), "edits": said_of(harvest.edits),
     }  # fmt: skip
     return Description(
         columns=tuple(columns), model=model.fingerprint, tokenizer=tokenizer_fingerprint(model.tokenizer),
