@@ -48,7 +48,8 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     **dict.fromkeys(
         (
             "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
-            "InputError", "ModelError", "FileError", "PaperError", "NotFittedError", "MissingExtraError",
+            "InputError", "ModelError", "FileError", "PaperError", "NotFittedError", "NotConvergedError",
+            "MissingExtraError",
         ),
         "core.errors",
     ),
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         InscapeError,
         MissingExtraError,
         ModelError,
+        NotConvergedError,
         NotFiniteError,
         NotFiredError,
         NotFittedError,

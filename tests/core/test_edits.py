@@ -137,6 +137,17 @@ def test_an_edit_of_the_middle_of_the_stream_reaches_the_residual_branch() -> No
     torch.testing.assert_close(got[post], got[mid] + got["layers.1.mlp_out"], atol=1e-5, rtol=1e-5)
 
 
+def test_attention_maps_are_patched_between_runs_of_the_same_columns() -> None:
+    model, rows, site = gpt2(), [[1, 2, 3, 4, 5], [9, 8, 7]], "layers.1.attn.pattern"
+    other = ins.run(model, [[4, 4, 4, 4, 4], [6, 6, 6]], read=site)
+    got = ins.run(model, rows, read=site, edits=[ins.patch(site, other, heads=[2])])
+    assert torch.equal(got[site][:, 2], other[site][:, 2])
+    assert not torch.equal(got[site][:, 1], other[site][:, 1])
+    for wrong in ([[4, 4, 4, 4, 4], [6, 6, 6, 6]], [[4, 4, 4, 4]] * 2):
+        with pytest.raises(ins.TokenError, match="same length and padding"):
+            ins.run(model, rows, edits=[ins.patch(site, ins.run(model, wrong, read=site))])
+
+
 def test_one_set_of_units_or_heads_a_row() -> None:
     model, site = gpt2(), "layers.1.mlp.act"
     plain = ins.run(model, IDS, read=site)[site]

@@ -30,7 +30,8 @@ GROUPS = {
     "Plans and the report": ("plan", "report"),
     "Errors": (
         "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
-        "InputError", "ModelError", "FileError", "PaperError", "NotFittedError", "MissingExtraError",
+        "InputError", "ModelError", "FileError", "PaperError", "NotFittedError", "NotConvergedError",
+        "MissingExtraError",
     ),
 }  # fmt: skip
 MADE_BY_HAND = ("Direction", "Edit", "Family", "Stack")  # other classes come out of functions: no signature is needed

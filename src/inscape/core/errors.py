@@ -28,6 +28,10 @@ class NotFiniteError(InscapeError, ArithmeticError):
     """An edit, a loss or a gradient is NaN or infinity."""
 
 
+class NotConvergedError(InscapeError, ArithmeticError):
+    """A numerical method that ended further from its answer than was accepted."""
+
+
 class TokenError(InscapeError, ValueError):
     """A text that is not one token, a span that is not in the prompt, a position that is not there."""
 

@@ -35,7 +35,7 @@ class Unembedding:
 
     def __call__(self, hidden: Float[Tensor, "*rows d_model"], normed: bool = False) -> Float[Tensor, "*rows vocab"]:
         """Scores for states of the stream; `normed` for states that have passed the final norm already."""
-        with torch.no_grad():
+        with _grad_of(hidden):
             return self._ruled(self.head(self._ready(hidden, normed)).float())
 
     def columns(
@@ -46,7 +46,7 @@ class Unembedding:
         if type(self.head) is not nn.Linear or not self.head.weight.is_floating_point():
             tokens = tokens.to(hidden.device)
             return self(hidden, normed).gather(-1, tokens.expand(len(hidden), -1) if shared else tokens)
-        with torch.no_grad():
+        with _grad_of(hidden):
             ready, tokens = self._ready(hidden, normed), tokens.to(self.head.weight.device)
             weight = self.head.weight[tokens]
             scores = ready @ weight.T if shared else (weight @ ready[..., None])[..., 0]
@@ -183,3 +183,8 @@ def _width(model: Model, head: nn.Module) -> int:
         return width
     text = getattr(model.config, "get_text_config", lambda: model.config)()
     return int(getattr(text, "vocab_size", None) or getattr(model.config, "num_labels", 1))
+
+
+def _grad_of(hidden: Tensor) -> torch.set_grad_enabled:
+    """A graph where the states are part of one, none otherwise."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and hidden.requires_grad)

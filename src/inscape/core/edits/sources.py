@@ -13,6 +13,7 @@ from inscape.core.errors import EditError, ShapeError, TokenError
 from inscape.core.step import Step
 
 KINDS = ("zero", "mean", "resample")
+MAPS = (".scores", ".pattern")
 
 
 def patch(
@@ -107,6 +108,8 @@ def _aligned(value: Tensor, mask: Tensor | None, x: Tensor, step: Step, at_given
         )
     if value.shape[0] not in (1, x.shape[0]):
         value = value.repeat_interleave(step.n_repeats, 0)
+    if step.site.endswith(MAPS):
+        return _same_map(value, mask, x, step)
     if value.shape[1:] == x.shape[1:] and mask is None and step.start == 0:
         return value.expand_as(x)
     if value.ndim > 2 and value.shape[1] == step.real.shape[1] and step.start == 0 and mask is not None:
@@ -130,6 +133,17 @@ def _aligned(value: Tensor, mask: Tensor | None, x: Tensor, step: Step, at_given
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
     brought = value.expand(x.shape[0], *value.shape[1:])[rows, column]
     return torch.where(exists.reshape(*exists.shape, *[1] * (x.ndim - 2)), brought, x)
+
+
+def _same_map(value: Tensor, mask: Tensor | None, x: Tensor, step: Step) -> Tensor:
+    """Attention maps have two axes of positions, so they are patched between runs with the same columns only."""
+    real = Step.of_mask(mask).real if mask is not None else step.real
+    if value.shape[1:] != x.shape[1:] or not torch.equal(real.expand_as(step.real), step.real):
+        raise TokenError(
+            f"patch at {step.site}: a map of shape {tuple(value.shape)} for one of {tuple(x.shape)}, or with padding "
+            "in other places.\n  attention maps can be patched between prompts of the same length and padding."
+        )
+    return value.expand_as(x)
 
 
 def ablate(
