@@ -31,10 +31,10 @@ class Pairing:
 
     @classmethod
     def of(cls, model: Model, clean: Any, corrupted: Any, direction: str, side: str | None) -> "Pairing":
-        one = prepare(model, list(clean) if isinstance(clean, tuple) else clean, side=side)
+        one = prepare(model, _listed(clean), side=side)
         two = None
         if corrupted is not None:
-            two = prepare(model, list(corrupted) if isinstance(corrupted, tuple) else corrupted, side=side)
+            two = prepare(model, _listed(corrupted), side=side)
             if n_rows(one) != n_rows(two):
                 raise InputError(
                     f"{n_rows(one)} clean prompts and {n_rows(two)} corrupted ones: give them pair by pair."
@@ -87,6 +87,11 @@ class Pairing:
             both = ids + ([ids_of(self.source, r) for r in rows] if self.source is not None else [])
             return both, self.source is not None
         return self.base.kwargs or self.base.args, False
+
+
+def _listed(prompts: Any) -> Any:
+    """A tuple of prompts as a list; a tuple of tensors is the module's own arguments."""
+    return list(prompts) if isinstance(prompts, tuple) and not isinstance(prompts[0], Tensor) else prompts
 
 
 def ids_of(inputs: Inputs, row: int) -> list[int]:

@@ -5,7 +5,7 @@ backward from the metric. So all edits are judged on the unedited run, at the pr
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,8 +82,8 @@ def gradient_times_activation(
     Source: Shrikumar et al. 2016, arXiv:1605.01713.
     """
     found = first_order(model, inputs, metric, away(names_of(model, sites), baseline, **places))
-    flipped = ({k: -v for k, v in x.items()} for x in (found.entries, found.steps))
-    return Attribution(*flipped, found.grads, found.metric, found.axes, found.mask)
+    entries, steps = ({k: -v for k, v in x.items()} for x in (found.entries, found.steps))
+    return replace(found, entries=entries, steps=steps)
 
 
 def away(sites: Sequence[str], baseline: Any = None, **places: Any) -> list[Edit]:
