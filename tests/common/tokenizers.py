@@ -81,16 +81,17 @@ class OpenWords:
 
     def __init__(self, words: Sequence[str] = (), *, is_fast: bool = True) -> None:
         self.known = {w: i for i, w in enumerate(("<bos>", *words))}
+        self.words = list(self.known)
         self.is_fast = is_fast
 
     def __call__(self, text: str, *, add_special_tokens: bool = True, return_offsets_mapping: bool = False) -> dict:
         found = [(0, 0)] * add_special_tokens + [m.span() for m in re.finditer(r"\w+|[^\w\s]", text)]
         ids = [self.known.setdefault(text[a:b], len(self.known)) if b else 0 for a, b in found]
+        self.words += list(self.known)[len(self.words) :] if len(self.known) > len(self.words) else []
         return {"input_ids": ids} | ({"offset_mapping": found} if return_offsets_mapping else {})
 
     def decode(self, ids: Sequence[int]) -> str:
-        words = list(self.known)
-        return " ".join(words[i] for i in ids)
+        return " ".join(self.words[i] for i in ids)
 
     def get_vocab(self) -> dict[str, int]:
         return dict(self.known)

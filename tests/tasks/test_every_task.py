@@ -1,5 +1,6 @@
 """What holds for every task: it is drawn by its seed, its roles lie in the prompt, and its answers are checked."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -59,10 +60,16 @@ def tokenizer_for(name: str, **options: Any) -> OpenWords:
     return (SplitYears if name == "greater than" else OpenWords)(WORDS, **options)
 
 
+@functools.cache
+def drawn(name: str, seed: int = 1, is_fast: bool = True) -> tuple[tasks.Pairs, OpenWords]:
+    """Twelve pairs and their tokenizer, made once."""
+    tokenizer = tokenizer_for(name, is_fast=is_fast)
+    return TASKS[name](tokenizer, 12, seed=seed), tokenizer
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_what_its_seed_draws(name: str) -> None:
-    made, again = (TASKS[name](tokenizer_for(name), 12, seed=1) for _ in range(2))
-    other = TASKS[name](tokenizer_for(name), 12, seed=2)
+    made, again, other = drawn(name)[0], TASKS[name](tokenizer_for(name), 12, seed=1), drawn(name, 2)[0]
     assert len(made) == 12
     assert (made.clean, made.corrupted, made.answers) == (again.clean, again.corrupted, again.answers)
     assert made.clean != other.clean
@@ -71,8 +78,7 @@ def test_a_task_is_what_its_seed_draws(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_answers_are_the_token_that_continues_the_prompt(name: str) -> None:
-    tokenizer = tokenizer_for(name)
-    made = TASKS[name](tokenizer, 12)
+    made, tokenizer = drawn(name)
     for i in range(12):
         assert tokenizer(made.clean[i])["input_ids"] == list(made.clean_ids[i])
         assert tokenizer(made.clean[i] + made.answers[i])["input_ids"][-1] == int(made.answer_ids[i])
@@ -86,11 +92,11 @@ def test_answers_are_the_token_that_continues_the_prompt(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_guess_at_random_is_right_as_often_as_chance_says(name: str) -> None:
-    made = TASKS[name](tokenizer_for(name), 24)
+    made, _ = drawn(name)
     width = max(max(c) for c in made.candidate_sets) + 1
     generator = torch.Generator().manual_seed(0)
     right = torch.stack(
-        [made.is_right(torch.rand(24, width, generator=generator), "candidates").float() for _ in range(60)]
+        [made.is_right(torch.rand(12, width, generator=generator), "candidates").float() for _ in range(100)]
     )
     spread = (made.chance * (1 - made.chance) / right.numel()) ** 0.5
     assert float(right.mean()) == pytest.approx(made.chance, abs=4 * spread)
@@ -98,7 +104,7 @@ def test_a_guess_at_random_is_right_as_often_as_chance_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "greater than"])  # years are cut, not spelled
 def test_a_tokenizer_without_offsets_gives_the_same_pairs(name: str) -> None:
-    fast, slow = (TASKS[name](tokenizer_for(name, is_fast=is_fast), 6) for is_fast in (True, False))
+    fast, slow = drawn(name)[0], drawn(name, is_fast=False)[0]
     assert fast.clean == slow.clean
     assert {r: x.tolist() for r, x in fast.roles.items()} == {r: x.tolist() for r, x in slow.roles.items()}
 
