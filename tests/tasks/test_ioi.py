@@ -75,6 +75,8 @@ def test_another_kind_is_refused() -> None:
         tasks.ioi(TOKENIZER, 4, corrupted="zero")
     with pytest.raises(ins.InputError, match="at least one sentence form"):
         tasks.ioi(TOKENIZER, 4, templates=0)
+    with pytest.raises(ins.InputError, match=r"must have \{NAMES\}, \{s2\}, \{_place\}, \{_gift\}"):
+        tasks.ioi(TOKENIZER, 4, templates=["{NAMES} met, and {who} gave a {_gift} to"])
 
 
 @pytest.mark.real

@@ -182,6 +182,15 @@ def test_verbal_sums_say_found_and_lost() -> None:
         assert a + one * b + two * c == int(answer)
 
 
+def test_a_template_without_its_fields_is_refused() -> None:
+    with pytest.raises(ins.InputError, match=r"must have \{a\}, \{b\}, \{op_1\}"):
+        tasks.arithmetic(OPEN, 4, template="{a} plus {b} is")
+    with pytest.raises(ins.InputError, match="cannot be read"):
+        tasks.arithmetic(OPEN, 4, template="{a} {op_1} {b")
+    with pytest.raises(ins.InputError, match="template='spoken'"):
+        tasks.arithmetic(OPEN, 4, template="spoken")
+
+
 def test_a_toy_vocabulary_of_numbers_limits_operands_and_results() -> None:
     toy = word_tokenizer([*map(str, range(50)), "+", "="])
     made = tasks.arithmetic(toy, 200, largest=99)

@@ -11,10 +11,11 @@ tokenizer splits digits, more elsewhere.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inscape.core.errors import TokenError
-from inscape.tasks.drafts import Draft, Text, after, check_choice, collect, fill
+from inscape.tasks.drafts import Draft, Text, after, check_choice, check_fields, collect, fill
 from inscape.tasks.pairs import Pairs
 from inscape.tasks.tokens import Tokens
 
@@ -29,6 +30,24 @@ TEMPLATES = {  # (two operands, three operands)
 }
 WORDS = {"verbal": {"+": "found", "-": "lost"}}
 Sum = tuple[tuple[int, ...], tuple[str, ...]]  # operands, operations between them
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How sums are written: the prompt's text, its words for + and -, and what stands before an answer."""
+
+    text: str
+    words: dict[str, str]
+    operands: int
+    space: str = ""
+
+    def asked(self, problem: Sum) -> Text:
+        values, ops = problem
+        named = dict(zip(OPERANDS, values, strict=False)) | {f"op_{i}": self.words[op] for i, op in enumerate(ops, 1)}
+        return fill(self.text, **named)
+
+    def of_one_number(self, value: int) -> Text:
+        return self.asked(((value,) * self.operands, ("+",) * (self.operands - 1)))
 
 
 def arithmetic(
@@ -60,35 +79,29 @@ def arithmetic(
     if "{" not in template:
         check_choice("arithmetic", "template", template, tuple(TEMPLATES))
     tokens = Tokens(model)
-    form = TEMPLATES[template][operands - 2] if template in TEMPLATES else template
-    words = WORDS.get(template, {"+": "+", "-": "-"})
-    numbers, note = _numbers(tokens, form, words, operands, largest)
-    prompt = _asked(form, words, ((numbers[0],) * operands, ("+",) * (operands - 1))).text
-    end, space = tokens.ending(prompt, str(numbers[0]), spaced=" " in form)
-    results = set(map(int, tokens.ones(prompt + end, [f"{space}{v}" for v in range(largest * operands + 1)])))
-    drafts = _drafts(random.Random(seed), numbers, results, (operands, ops), form + end, space, words, corrupted, shots)
+    text = TEMPLATES[template][operands - 2] if template in TEMPLATES else template
+    check_fields("arithmetic", text, (*OPERANDS[:operands], *(f"op_{i}" for i in range(1, operands))))
+    form = _Form(text, WORDS.get(template, {"+": "+", "-": "-"}), operands)
+    numbers, note = _numbers(tokens, form, largest)
+    end, space = tokens.ending(form.of_one_number(numbers[0]).text, str(numbers[0]), spaced=" " in text)
+    form = replace(form, text=text + end, space=space)
+    answers = [f"{space}{v}" for v in range(largest * operands + 1)]
+    results = set(map(int, tokens.ones(form.of_one_number(numbers[0]).text, answers)))
+    drafts = _drafts(random.Random(seed), form, numbers, ops, results, corrupted, shots)
     return collect(f"arithmetic {ops}, {operands} operands", tokens, drafts, n, notes=note)
 
 
-def _asked(form: str, words: dict[str, str], problem: Sum) -> Text:
-    values, ops = problem
-    named = dict(zip(OPERANDS, values, strict=False)) | {f"op_{i}": words[op] for i, op in enumerate(ops, 1)}
-    return fill(form, **named)
-
-
-def _numbers(
-    tokens: Tokens, form: str, words: dict[str, str], operands: int, largest: int
-) -> tuple[list[int], tuple[str, ...]]:
+def _numbers(tokens: Tokens, form: _Form, largest: int) -> tuple[list[int], tuple[str, ...]]:
     """Numbers that fill one position at every operand's place."""
-    kept = []
-    for v in range(largest + 1):
-        text = _asked(form, words, ((v,) * operands, ("+",) * (operands - 1)))
-        if all(
-            len(tokens.positions(text.text, text.spans[x])) == 1 for x in OPERANDS[:operands]
-        ) and not tokens.unknown(text.text):
-            kept.append(v)
+
+    def is_one_token(value: int) -> bool:
+        made = form.of_one_number(value)
+        slots = [tokens.positions(made.text, made.spans[x]) for x in OPERANDS[: form.operands]]
+        return all(len(slot) == 1 for slot in slots) and not tokens.unknown(made.text)
+
+    kept = [v for v in range(largest + 1) if is_one_token(v)]
     if len(kept) < 2:
-        text = _asked(form, words, ((12,) * operands, ("+",) * (operands - 1))).text
+        text = form.of_one_number(12).text
         raise TokenError(
             f"{len(kept)} of the numbers up to {largest} are one token here: {text!r} is "
             f"{tokens.spelled(tokens.ids(text))}.\n  arithmetic needs operands of one token each."
@@ -98,14 +111,13 @@ def _numbers(
 
 
 def _drafts(
-    rng: random.Random, numbers: Sequence[int], results: set[int], kind: tuple[int, str], form: str, space: str,
-    words: dict[str, str], corrupted: str, shots: int,
-) -> Iterator[Draft | None]:  # fmt: skip
-    operands, ops = kind
+    rng: random.Random, form: _Form, numbers: Sequence[int], ops: str, results: set[int], corrupted: str, shots: int
+) -> Iterator[Draft | None]:
+    operands = form.operands
     possible = sorted(results & _reached(numbers, operands, ops))
     if not possible:
         raise TokenError(f"no sum of the {len(numbers)} numbers that are one token has a result that is one token too.")
-    candidates = tuple(f"{space}{v}" for v in possible)
+    candidates = tuple(f"{form.space}{v}" for v in possible)
 
     def drawn() -> Sum:
         while True:
@@ -131,14 +143,12 @@ def _drafts(
         if other is None:
             yield None
             continue
-        before = ""
-        for _ in range(shots):
-            example = next((x for x in (drawn() for _ in range(100)) if x not in (problem, other)), problem)
-            before += f"{_asked(form, words, example).text}{space}{result(*example)}\n"
+        solved = [x for x in (drawn() for _ in range(10 * shots)) if x not in (problem, other)][:shots]
+        before = "".join(f"{form.asked(x).text}{form.space}{result(*x)}\n" for x in solved)
         answer, wrong = result(*problem), result(*other)
         yield Draft(
-            after(before, _asked(form, words, problem)), after(before, _asked(form, words, other)), f"{space}{answer}",
-            f"{space}{wrong}", candidates, facts={"operands": problem[0], "ops": problem[1], "result": answer},
+            after(before, form.asked(problem)), after(before, form.asked(other)), f"{form.space}{answer}",
+            f"{form.space}{wrong}", candidates, facts={"operands": problem[0], "ops": problem[1], "result": answer},
         )  # fmt: skip
 
 

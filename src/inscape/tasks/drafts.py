@@ -87,6 +87,16 @@ def check_choice(call: str, name: str, value: Any, allowed: Sequence[Any]) -> No
         )
 
 
+def check_fields(call: str, template: str, needed: Sequence[str]) -> None:
+    """Raises InputError when a template lacks a field, or has one that nothing fills."""
+    try:
+        has = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise InputError(f"{call}: the template {template!r} cannot be read: {error}.") from error
+    if has != set(needed):
+        raise InputError(f"{call}: the template {template!r} must have {{{'}, {'.join(needed)}}}, each, and no others.")
+
+
 def check_range(call: str, name: str, value: int, low: int, high: int) -> None:
     """Raises InputError when a number lies outside low to high."""
     if not low <= value <= high:

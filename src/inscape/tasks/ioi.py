@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inscape.core.errors import InputError
-from inscape.tasks.drafts import Draft, check_choice, collect, fill
+from inscape.tasks.drafts import Draft, check_choice, check_fields, collect, fill
 from inscape.tasks.pairs import Pairs
 from inscape.tasks.tokens import Tokens
 from inscape.tasks.words import GIFTS, NAMES, PLACES
@@ -55,6 +55,8 @@ def ioi(
     forms = TEMPLATES[:templates] if isinstance(templates, int) else tuple(templates)
     if not forms:
         raise InputError(f"ioi(templates={templates!r}): at least one sentence form is needed.")
+    for form in forms:
+        check_fields("ioi", form, ("NAMES", "s2", "_place", "_gift"))
     drafts = _drafts(random.Random(seed), kept, forms, kind, corrupted)
     return collect(f"ioi {kind}", tokens, drafts, n, following={"s1_plus_1": "s1"}, notes=notes)
 
