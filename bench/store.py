@@ -81,7 +81,10 @@ def writing(store: Path) -> list[Row]:
 
 
 def reading(store: Path) -> list[Row]:
-    """One epoch of shuffled batches of 4,096 rows, pool a twentieth of the store, against reading it forward."""
+    """Epochs of shuffled batches of 4,096 rows, pool a twentieth of the store, against reading it forward.
+
+    An epoch after another uses its pools again, as training does; the first must ask the system for their memory.
+    """
     opened = ins.Store(store)
     column, total = opened["x"], len(opened)
 
@@ -89,18 +92,28 @@ def reading(store: Path) -> list[Row]:
         for start in range(0, total, 16_384):
             column[start : start + 16_384]
 
+    def fresh(columns: Any = "x", *, last: bool = False) -> Any:
+        return opened.batches(4096, columns, seed=1, pool_rows=total // 20, last=last)
+
+    batches = fresh()
+
     def shuffled() -> None:
-        for _ in opened.batches(4096, "x", seed=1, pool_rows=total // 20):
+        for _ in batches:
+            pass
+
+    def first() -> None:
+        for _ in fresh():
             pass
 
     seen = torch.zeros(SHARDS, ROWS, dtype=torch.bool)
-    for batch in opened.batches(4096, ["sample", "pos"], seed=1, pool_rows=total // 20, last=True):
+    for batch in fresh(["sample", "pos"], last=True):
         seen[batch["sample"], batch["pos"].long()] = True
     assert bool(seen.all()), "an epoch gives every row"
-    made = paired("store, warm", forward, {"shuffled batches, against forward": (shuffled, 2.0)}, samples=rounds(7))
+    cases = {"shuffled batches, against forward": (shuffled, 2.0), "the same, first epoch": (first, None)}
+    made = paired("store, warm", forward, cases, samples=rounds(11))
     if dropped(store):
         times: dict[str, list[float]] = {"forward": [], "shuffled": []}
-        for _ in range(rounds(5)):
+        for _ in range(rounds(7)):
             for name, call in (("forward", forward), ("shuffled", shuffled)):
                 dropped(store)
                 start = time.perf_counter()

@@ -43,3 +43,14 @@ def make(folder: Path, sizes: list[int], writers: int = 1, n_units: int | None =
         manifest.add_line(folder, writer, listed)
         at += size
     return Store(folder)
+
+
+def store_with(folder: Path, columns: tuple[Column, ...], pieces: dict[str, list[torch.Tensor]]) -> Store:
+    """A store of one shard and one work unit with these columns."""
+    for inner in ("", "manifest", "shards", "samples"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    n = sum(map(len, pieces[columns[0].name]))
+    (folder / "store.json").write_text(Description(columns=columns, n_samples=n, unit_samples=n).model_dump_json())
+    listed = write_shard(folder / "shards" / "w0-000000.safetensors", columns, pieces, [(0, 0, n)])
+    manifest.add_line(folder, "w0", listed)
+    return Store(folder)

@@ -1,5 +1,8 @@
 """Shuffled batches: every row once, truly mixed, resumable to the batch, shared out over ranks."""
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inscape as ins
-from tests.store.made import make, rows
+from inscape.store.schema import Column
+from tests.store.made import make, rows, store_with
 
 SIZES = [700, 13, 0, 1300, 487]
 TOTAL = sum(SIZES)
@@ -26,18 +30,20 @@ def numbers(batches: object) -> list[int]:
 
 @settings(deadline=None, max_examples=25)
 @given(
-    n=st.integers(1, 400), block=st.integers(1, 300), pool=st.integers(1, 3000), shuffle=st.booleans(),
-    seed=st.integers(0, 5),
+    n=st.integers(25, 400), block=st.integers(1, 300), pool=st.integers(1, 3000), shuffle=st.booleans(),
+    seed=st.integers(0, 5), ahead=st.integers(0, 3),
 )  # fmt: skip
 def test_an_epoch_gives_every_row_once(
-    store: "ins.Store", n: int, block: int, pool: int, shuffle: bool, seed: int
+    store: "ins.Store", n: int, block: int, pool: int, shuffle: bool, seed: int, ahead: int
 ) -> None:
-    batches = store.batches(n, ["x", "half"], block=block, pool_rows=pool, shuffle=shuffle, seed=seed, last=True)
-    found = [(int(b["x"][j, 0]), float(b["half"][j, 0, 0])) for b in batches for j in range(len(b["x"]))]
-    assert sorted(i for i, _ in found) == list(range(TOTAL))
-    assert all(half == float(torch.tensor(float(i % 128)).bfloat16()) for i, half in found)
+    options = {"block": block, "pool_rows": pool, "shuffle": shuffle, "seed": seed, "ahead": ahead}
+    batches = store.batches(n, ["x", "half"], last=True, **options)
+    found = [(b["x"][:, 0].long(), b["half"][:, 0, 0]) for b in batches]
+    i, half = (torch.cat(column) for column in zip(*found, strict=True))
+    assert torch.equal(i.sort().values, torch.arange(TOTAL))
+    assert torch.equal(half, (i % 128).bfloat16())
     if not shuffle:
-        assert [i for i, _ in found] == list(range(TOTAL))
+        assert torch.equal(i, torch.arange(TOTAL))
 
 
 def test_epochs_differ_and_repeat_with_their_seed(store: "ins.Store") -> None:
@@ -74,6 +80,35 @@ def test_a_state_of_other_batches_is_refused(store: "ins.Store") -> None:
         store.batches(20, "x", rank=2, world=2)
     with pytest.raises(ins.InputError, match="at least 1"):
         store.batches(0, "x")
+    with pytest.raises(ins.InputError, match=r"ahead=-1: it can be 0"):
+        store.batches(20, "x", ahead=-1)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU to pin memory for")
+def test_pinning_without_a_gpu_is_refused(store: "ins.Store") -> None:
+    with pytest.raises(ins.InputError, match=r"pin=True: torch sees no GPU here"):
+        store.batches(20, "x", pin=True)
+
+
+def test_two_loops_over_the_same_batches_do_not_disturb_each_other(store: "ins.Store") -> None:
+    """Pools are memory that epochs take over from each other: two at once must not be given the same."""
+    batches = store.batches(100, "x", block=16, pool_rows=200, seed=3)
+    whole = numbers(store.batches(100, "x", block=16, pool_rows=200, seed=3))
+    one = iter(batches)
+    first = [next(one)["x"]]
+    batches.done = 0  # the second begins where the first began
+    two = [b["x"].clone() for b in batches]
+    first += [b["x"] for b in one]
+    assert [int(i) for b in two for i in b[:, 0]] == whole
+    assert [int(i) for b in first for i in b[:, 0]] == whole
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_shard_that_is_gone_stops_the_loop_with_its_name(tmp_path: Path, ahead: int) -> None:
+    store = make(tmp_path, [700, 700])
+    (tmp_path / "shards" / "w0-000001.safetensors").unlink()
+    with pytest.raises(ins.FileError, match=r"w0-000001.safetensors is listed and cannot be read"):
+        numbers(store.batches(10, "x", block=32, pool_rows=64, ahead=ahead))
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
@@ -103,14 +138,45 @@ def test_the_order_is_close_to_a_true_permutation(store: "ins.Store") -> None:
     assert np.abs(np.diff(unmixed)).mean() == 1  # the control: what no shuffle looks like
 
 
-def test_a_reader_that_is_left_early_stops(store: "ins.Store") -> None:
-    import threading
-
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_reader_that_is_left_early_stops(store: "ins.Store", ahead: int) -> None:
     before = threading.active_count()
     for _ in range(5):
-        for _batch in store.batches(10, "x", pool_rows=64, block=16):
+        for _batch in store.batches(10, "x", pool_rows=64, block=16, ahead=ahead):
             break
-    assert threading.active_count() <= before + 1
+    assert threading.active_count() == before
+
+
+def test_a_loop_left_hanging_does_not_take_the_interpreter_down_when_it_exits(tmp_path: Path) -> None:
+    """A daemon thread inside torch at that moment ends the process with "terminate called".
+
+    Here nearly always: the pools ahead are being scaled, call after call into torch, while the interpreter exits.
+    """
+    scaled = (
+        Column(name="sample", dtype="int64"),
+        Column(name="x", dtype="float16", shape=(4,), site="layers.0.resid_post", scaled_by="x.scale"),
+        Column(name="x.scale", dtype="float32"),
+    )
+    pieces = {"sample": [torch.arange(64)], "x": [torch.ones(64, 4).half()], "x.scale": [torch.ones(64)]}
+    store_with(tmp_path, scaled, pieces)
+    code = f"""
+import time
+import torch
+import inscape as ins
+from inscape.store.column import LazyColumn
+
+def slow(self, values, factors):
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        torch.ones(1 << 20).mul_(2)
+    return values
+
+LazyColumn.scaled = slow
+loop = iter(ins.Store({str(tmp_path)!r}).batches(8, "x", pool_rows=8, block=8, ahead=2))
+next(loop)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_batches_train_the_same_probe_as_memory(tmp_path: Path) -> None:

@@ -77,6 +77,22 @@ def test_a_sample_has_its_own_rows(store: "ins.Store", tmp_path: Path) -> None:
         one.rows_of(7)
 
 
+def test_the_samples_of_work_units_that_are_missing_or_empty_are_told_apart(tmp_path: Path) -> None:
+    """Found by the number of the unit, not by its place: two of five are missing, one has no rows."""
+    store = make(tmp_path, [10, 10, 10, 0, 10])
+    manifest = tmp_path / "manifest" / "w0.jsonl"
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([lines[4].replace("[[4,", "[[7,"), lines[3], lines[0], ""]))
+    about = store.about.model_copy(update={"n_samples": 9})
+    (tmp_path / "store.json").write_text(about.model_dump_json())
+    store = ins.Store(tmp_path)
+    assert (store.rows_of(0), store.rows_of(3)) == (slice(0, 10), slice(10, 10))
+    assert len(store.of(3)["x"]) == 0
+    for absent in (1, 2, 4, 6, 8, 9, -1):
+        with pytest.raises(ins.InputError, match=f"sample {absent} is not in this store"):
+            store.rows_of(absent)
+
+
 def test_ten_thousand_shards_are_opened_by_reading_manifests_alone(tmp_path: Path) -> None:
     store = make(tmp_path, [3])
     manifest = tmp_path / "manifest" / "w0.jsonl"

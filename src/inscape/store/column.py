@@ -74,6 +74,11 @@ class LazyColumn:
             return values
         return values.float() * factors.reshape(-1, *[1] * (values.ndim - 1))
 
+    def mapped(self, segment: Segment) -> np.ndarray:
+        """A column of one number a row, as a memory map of one segment: only what is looked at is read."""
+        rows = self._files.get(segment.listed).view(self.about)[segment.start : segment.stop]
+        return rows.reshape(-1).view(self.about.dtype)
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -117,10 +122,17 @@ class LazyColumn:
             raise IndexError(f"rows from {int(found.min()):,} to {int(found.max()):,} of {len(self):,}")
         return found
 
+    def empty(self, rows: int, pin: bool = False) -> Tensor:
+        """A tensor to fill with rows as they are stored."""
+        return torch.empty((rows, *self.about.shape), dtype=self.stored, pin_memory=pin)
+
+    def bytes_of(self, values: Tensor) -> np.ndarray:
+        """The memory of rows as they are stored, as [rows, row_bytes]."""
+        return values.reshape(-1).view(torch.uint8).numpy().reshape(len(values), self.about.row_bytes)
+
     def _empty(self, rows: int) -> tuple[Tensor, np.ndarray]:
-        """A tensor to fill and its bytes as [rows, row_bytes]."""
-        out = torch.empty((rows, *self.about.shape), dtype=self.stored)
-        return out, out.reshape(-1).view(torch.uint8).numpy().reshape(rows, self.about.row_bytes)
+        out = self.empty(rows)
+        return out, self.bytes_of(out)
 
     def _stretch(self, start: int, stop: int) -> Tensor:
         out, raw = self._empty(stop - start)
