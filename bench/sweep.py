@@ -16,7 +16,6 @@ from torch import Tensor
 import inscape as ins
 from bench.common import Row, rounds, row, same, set_up, write
 from inscape import tasks
-from inscape.circuits.attribution.patching import attribution_patching
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
@@ -53,7 +52,7 @@ def main() -> None:
     long_one = torch.tensor([(pairs_text(model) * 2)[:512]])
     long_two = long_one.clone()
     long_two[0, 100] = one[0, 5]
-    where = list(range(100, 512, 52))
+    where = list(range(100, 512, 104))
     zs = {"sites": "layers.*.attn.z", "heads": "all", "positions": [-1]}
     cases: dict[str, tuple[Callable[[], Any], Callable[[], float], float, float | None]] = {
         "logit difference": (lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=metric), few, 1, 1 / 50),
@@ -61,9 +60,6 @@ def main() -> None:
         "every place computed": (lambda: ins.sweep(model, two, edit=scaled, metric=metric), few, 1, None),
         "every head's z at the last token, in bare forwards": (
             lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=metric, **zs), bare, 1, 6,
-        ),
-        "attribution patching of all sites, in bare forwards": (
-            lambda: attribution_patching(model, CLEAN, CORRUPTED, metric=metric), bare, 1, 4,
         ),
         f"32 pairs, {each} tokens": (
             lambda: ins.sweep(model, pairs), few, 32 * each / width, 1 / 25,
