@@ -48,7 +48,6 @@ def main() -> None:
         return time.perf_counter() - start
 
     pairs = tasks.ioi(model, 32, seed=0, corrupted="swap")
-    each = len(pairs.clean_ids[0])
     long_one = torch.tensor([(pairs_text(model) * 2)[:512]])
     long_two = long_one.clone()
     long_two[0, 100] = one[0, 5]
@@ -61,8 +60,8 @@ def main() -> None:
         "every head's z at the last token, in bare forwards": (
             lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=metric, **zs), bare, 1, 6,
         ),
-        f"32 pairs, {each} tokens": (
-            lambda: ins.sweep(model, pairs), few, 32 * each / width, 1 / 25,
+        f"32 pairs at {len(pairs.roles)} roles in one call": (
+            lambda: ins.sweep(model, pairs, positions=pairs.roles), few, 32 * len(pairs.roles) / width, 1 / 25,
         ),
         f"512 tokens, {len(where)} positions": (
             lambda: ins.sweep(model, long_one, long_two, metric=metric, positions=where),

@@ -17,7 +17,7 @@ from inscape.cli import console
 from inscape.cli.main import build, main
 from tests.common.small import direction, gpt2_module
 
-COMMANDS = ("sites", "run", "generate", "record", "report", "plan")
+COMMANDS = ("sites", "run", "generate", "record", "sweep", "report", "plan")
 
 
 @pytest.fixture(scope="module")

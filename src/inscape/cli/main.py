@@ -1,4 +1,6 @@
-"""The command line: `inscape sites | run | generate | record | store | report | plan | papers`, thin over the library.
+"""The command line: `inscape sites | run | generate | record | sweep | store | report | plan | papers`.
+
+Each command is thin over the library.
 
 Exit codes: 0 fine, 1 an error that inscape explains, 2 wrong usage, 130 interrupted. Nothing heavy is imported before
 a command runs, so that help is quick and needs no torch.
@@ -19,6 +21,7 @@ from inscape.cli.report import report
 from inscape.cli.run import run
 from inscape.cli.sites import sites
 from inscape.cli.store import repair, show, verify
+from inscape.cli.sweep import sweep
 from inscape.core.errors import InscapeError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -39,6 +42,7 @@ def build() -> App:
         (run, "MODEL TEXT..."),
         (generate, "MODEL TEXT..."),
         (record, "MODEL DATA --to FOLDER"),
+        (sweep, "MODEL CLEAN CORRUPTED --answer A --wrong B"),
         (report, "MODEL [TEXTFILE]"),
         (plan, "MODEL"),
     ):
