@@ -71,7 +71,8 @@ def main() -> None:
     rows: list[Row] = [{"title": "the loop", "case": "270 cells, whole", "seconds": whole, "bare_s": median(bare)}]
     for name, (call, base, times, limit) in cases.items():
         slow = name.startswith(("32", "512"))
-        call()
+        if not slow:
+            call()
         ours, theirs, made = [], [], None
         for _ in range(2 if slow else rounds(5)):
             start = time.perf_counter()
@@ -80,8 +81,8 @@ def main() -> None:
             theirs.append(base() * times)
         about = said(made)
         rows.append(row("sweep of Gemma 3 270M", name, ours, theirs, limit, **about))
-        print(f"    {1 / rows[-1]['ratio']:.0f} times as fast; {about}", flush=True)
-    write("sweep", rows, model="gemma-3-270m", dtype="float32", cells=n_cells, loop_cells_a_round=FEW)
+        print(f"    {1 / rows[-1]['ratio']:.3g} times as fast; {about}", flush=True)
+        write("sweep", rows, model="gemma-3-270m", dtype="float32", cells=n_cells, loop_cells_a_round=FEW)
 
 
 def said(grid: Any) -> dict[str, Any]:

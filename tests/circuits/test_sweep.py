@@ -222,3 +222,16 @@ def test_gemma_moves_the_name_to_the_last_token():
     assert float(effect[0, 10]) > 0.9  # early, all of it is where the name stands
     assert float(effect[-1, -1]) > 0.99  # late, all of it is where the answer is read
     assert float(effect[:, :10].abs().max()) == 0
+
+
+def test_a_plan_counts_what_the_sweep_then_runs():
+    model = gpt2()
+    plan = ins.plan(model, (CLEAN, CORRUPTED), "sweep", metric=METRIC)
+    grid = ins.sweep(model, CLEAN, CORRUPTED, metric=METRIC)
+    assert (plan.runs, plan.skipped) == (grid.cost.runs, grid.cost.skipped)
+    assert plan.token_layers <= grid.cost.token_layers  # which also runs the rows themselves
+    assert plan.token_layers > 0.5 * grid.cost.token_layers
+    assert 0 < plan.seconds < 60
+    assert "without effect" in str(plan)
+    with pytest.raises(ins.TokenError, match="position 9 is not in every prompt"):
+        ins.plan(model, (CLEAN, CORRUPTED), "sweep", metric=METRIC, positions=[9])

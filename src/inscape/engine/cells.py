@@ -252,7 +252,7 @@ def _restarted(plan: Plan, name: str, batch_tokens: int | None, trust: bool) -> 
         raise CannotReenter(f"{special[0]} is not seen one token at a time")
     if plan.prepared.mask is None:
         raise CannotReenter("the inputs are no tokens")
-    _check_way(model, name)
+    check_way(model, name)
     tail = tail_of(model, plan.prepared, plan.tokens) if plan.measure is not None else None
     if not trust:
         _tried(plan, name, where)
@@ -263,7 +263,7 @@ def _sites(plan: Plan) -> set[str]:
     return {s for p in plan.cells for s in p.edits} | set(plan.keeps)
 
 
-def _check_way(model: Model, name: str) -> None:
+def check_way(model: Model, name: str) -> None:
     """What the structure alone rules out."""
     config = model.config
     if any(p.startswith(("decoder.", "encoder.", "vision.")) for p in model.main_prefixes):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from inscape.circuits.heads import repeated_probe
+from inscape.circuits.sweep_plan import SweepPlan, plan_sweep
 from inscape.core.costs import resident_bytes, words_of
 from inscape.core.errors import InputError, InscapeError
 from inscape.engine.forward import run
@@ -16,7 +17,7 @@ from inscape.reports.material import Material, gather
 from inscape.store.forecast import RecordPlan, forecast
 from inscape.store.record import prepare
 
-JOBS = ("report", "record")
+JOBS = ("report", "record", "sweep")
 PAGE_BYTES = 1_100_000  # the drawing library, once; the data of the figures come on top
 PAGE_SECONDS = 6.0  # bundling the library and writing specs
 SKIP_POSITIONS = 64
@@ -44,12 +45,13 @@ class Plan:
         )
 
 
-def plan(model: Model, data: Any = None, job: str = "report", **settings: Any) -> Plan | RecordPlan:
+def plan(model: Model, data: Any = None, job: str = "report", **settings: Any) -> Plan | RecordPlan | SweepPlan:
     """Predict seconds, bytes and peak memory of a job before it starts, from a calibration that writes nothing.
 
-    job: "report", of some texts; or "record", with whatever `ins.record` will be given:
+    job: "report", of some texts; "record", with whatever `ins.record` will be given:
     `ins.plan(model, data, "record", sites=...)`. What it gives, passed to `ins.record(plan=...)`, is kept beside the
-    outcome. A prediction assumes that the machine stays as busy as it is. Cost: about two percent of a report; 48
+    outcome. "sweep", of a pair of prompts or of pairs: `ins.plan(model, (clean, corrupted), "sweep", sites=...)`.
+    A prediction assumes that the machine stays as busy as it is. Cost: about two percent of a report; 48
     samples of a record. Raises: InputError for an unknown job or setting.
     """
     if job not in JOBS:
@@ -59,6 +61,9 @@ def plan(model: Model, data: Any = None, job: str = "report", **settings: Any) -
         if sites is None:
             raise InputError("a plan for a record needs sites=: what is to be read.")
         return forecast(prepare(model, data, sites, None, **settings))
+    if job == "sweep":
+        pair = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+        return plan_sweep(model, *pair, **settings)
     if settings:
         raise InputError(f"a plan for a report takes no {', '.join(settings)}.")
     return plan_report(model, gather(model, data))
