@@ -15,9 +15,9 @@ from inscape.core.positions import check_at, select
 from inscape.core.step import Step
 from inscape.engine import growing
 from inscape.engine.blocks import CannotReenter
-from inscape.engine.cells import PACK, check_way
 from inscape.engine.forward import run
 from inscape.engine.planning import names_of, point_of
+from inscape.engine.restart import PACK, check_way
 from inscape.engine.unembed import BUDGET, unembedding
 from inscape.models.model import Model
 from inscape.tasks.pairs import Pairs

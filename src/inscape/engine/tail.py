@@ -15,7 +15,7 @@ from inscape.engine.unembed import Unembedding, reads_as_the_model_does, unembed
 from inscape.models.model import Model
 
 if TYPE_CHECKING:
-    from inscape.engine.cells import Plan
+    from inscape.engine.runs import Plan
 
 OFF = 5e-2  # how far scores made from the stream may be from the model's own, of the largest
 

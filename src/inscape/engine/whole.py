@@ -18,7 +18,7 @@ from inscape.engine.session import Session, Stop, Task
 from inscape.models.model import Model
 
 if TYPE_CHECKING:
-    from inscape.engine.cells import Plan
+    from inscape.engine.runs import Plan
 
 
 def batched(plan: "Plan", batch_tokens: int) -> None:
