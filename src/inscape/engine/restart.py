@@ -185,8 +185,8 @@ def _groups(plan: Plan, name: str, batch_tokens: int | None) -> Iterator[tuple[l
 
     Rows without a cell come alone, so that what is read and measured there is known too.
     """
-    limit = batch_tokens or (PACK if name == "packed" else BATCH)
     width = plan.prepared.mask.shape[1] if plan.prepared.mask is not None else 1
+    limit = batch_tokens or (max(PACK, 3 * width) if name == "packed" else BATCH)  # the row itself is in every pack
     alone = sorted({r.number for r in plan.rows} - {p.row.number for p in plan.cells})
     bases: dict[int, Part] = {}
     group: list[Part] = []
