@@ -5,5 +5,4 @@ from inscape.models.toy.toy import Toy
 TOYS: tuple[Toy, ...] = (
     Toy("toy-induction", "two layers of attention alone, which repeat what came before: a previous-token head and an "
         "induction head"),
-    Toy("toy-two-tasks", "four layers that answer who received (indirect objects) and what was asked for (lists)"),
 )  # fmt: skip
