@@ -272,12 +272,3 @@ def test_data_that_differ_in_the_middle_of_a_tensor_differ(tmp_path: Path) -> No
     (tmp_path / "t.jsonl").write_text('{"q": "a", "a": "b"}\n')
     fields = {data_of(tmp_path / "t.jsonl", f).fingerprint for f in ("q", "a")}
     assert len(fields) == 2
-
-
-def test_labels_of_several_kinds_make_a_table(tmp_path: Path) -> None:
-    from inscape.store import samples
-
-    (tmp_path / "samples").mkdir()
-    samples.add(tmp_path, "w", [{"sample": 0, "label": 1}, {"sample": 1, "label": "b\ud800"}])
-    assert samples.finish(tmp_path, 2)
-    assert next(s["label"] for s in samples.table(tmp_path)) == "1"

@@ -8,8 +8,11 @@ from pathlib import Path
 from inscape.core.durable import TEMPORARY, disk_errors, sha256_of, sync, written
 from inscape.core.errors import FileError
 from inscape.core.progress import Progress, tell
+from inscape.store import check_samples
 from inscape.store.claim import DESCRIPTION
-from inscape.store.manifest import FOLDER, SHARDS, readable, torn
+from inscape.store.manifest import FOLDER, SHARDS, done_units, readable, torn
+from inscape.store.sample_table import finish
+from inscape.store.samples import TABLE
 from inscape.store.schema import Listed, parse_description, parse_listed
 from inscape.store.shard import check_header
 
@@ -18,9 +21,10 @@ from inscape.store.shard import check_header
 class Checked:
     """What was found in a store's folder.
 
-    good: shards that are what their line says. bad: shard -> what is wrong with it. unlisted: files in shards/ that no
-    line names: left by a kill, or a writer at work. torn: manifests whose last line was cut. unreadable: (manifest,
-    line number, why). twice: work units that two writers did; the first listing counts.
+    good: shards that are what their line says. bad: shard, or the table of samples -> what is wrong with it. unlisted:
+    files in shards/ that no line names: left by a kill, or a writer at work. torn: manifests whose last line was cut.
+    unreadable: (manifest or list of samples, line number, why). twice: work units that two writers did; the first
+    listing counts. missing: work units that are not listed.
     """
 
     good: tuple[str, ...] = ()
@@ -54,6 +58,7 @@ class Checked:
 def verify(path: str | Path, *, contents: bool = True, progress: Progress = None) -> Checked:
     """Compare every listed shard with its line: size, header and, with `contents`, checksum. Changes nothing.
 
+    What is remembered of samples is looked at with `contents`: are the lines samples, and the table all of them?
     Cost: with contents every byte is read once (about 1 GB/s); without, one small read a shard.
     Raises: FileError when the folder is no store.
     """
@@ -75,6 +80,10 @@ def verify(path: str | Path, *, contents: bool = True, progress: Progress = None
             bad[listed.shard] = str(error).splitlines()[0]
         done += listed.bytes
         tell(progress, f"checked {listed.shard}", done / total)
+    if contents:
+        unreadable += check_samples.unreadable(folder, about.n_samples)
+        damage = check_samples.damage_of_table(folder, about.n_samples)
+        bad |= {TABLE: damage} if damage else {}
     counts: dict[int, int] = {}
     for listed in found:
         for unit, _, _ in listed.units:
@@ -90,12 +99,14 @@ def verify(path: str | Path, *, contents: bool = True, progress: Progress = None
 def repair(path: str | Path, *, progress: Progress = None) -> Checked:
     """Take out of a store what is damaged, so that the next `record` makes it again; gives what was found.
 
-    Lines that cannot be read, cut last lines and lines of bad shards are dropped (each manifest is rewritten whole,
-    atomically); bad and unlisted shard files and temporary files are deleted. Only when no writer is at work: its
-    unlisted shard would be deleted too. Raises: FileError when the folder is no store or cannot be written to.
+    Lines that cannot be read, cut last lines and lines of bad shards are dropped (each file is rewritten whole,
+    atomically); bad and unlisted shard files, a bad table of samples and temporary files are deleted. The table is made
+    again of its lines, at once if they are all there; rows are kept where only the line about their sample is lost,
+    and the next `record` writes it again without running anything. Only when no writer is at work: its unlisted shard
+    would be deleted too. Raises: FileError when the folder is no store or cannot be written to.
     """
     folder = Path(path).expanduser()
-    found = verify(folder, progress=progress)
+    found, about = verify(folder, progress=progress), parse_description(folder / DESCRIPTION)
     with disk_errors(
         f"the store {folder}", lambda: "nothing that is listed was lost; make it writable and run repair again."
     ):
@@ -108,11 +119,14 @@ def repair(path: str | Path, *, progress: Progress = None) -> Checked:
                     file.write(new)
         for name in (*found.bad, *found.unlisted):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(folder / SHARDS / name)
+                os.unlink(folder / name if name == TABLE else folder / SHARDS / name)
+        check_samples.drop(folder, about.n_samples)
         for inner in ("", FOLDER, SHARDS, "samples"):
             for file in (folder / inner).glob(f"{TEMPORARY}*"):
                 file.unlink(missing_ok=True)
         sync(folder / SHARDS)
+    if about.is_complete(len(done_units(folder))) and about.n_samples:
+        finish(folder, about.n_samples)
     return found
 
 

@@ -99,6 +99,16 @@ class Harvest:
         gathered = {n: torch.cat(p)[order] if len(batches) > 1 else p[0][order] for n, p in parts.items()}
         return {"sample": belongs[order] + first, **gathered}, about
 
+    def told(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
+        """What `unit` says of samples, without running anything."""
+        items = self.items(samples)
+        about = [{"tokens": 0} | _texts(item) for item in items]
+        for batch in batches_of(self.model, items, self.stack.counted, self.batch_tokens, self.batch_rows):
+            rows = Rows.of(self.model, self.reduce, batch.counted, len(batch.members))
+            for member, n in zip(batch.members, rows.lengths, strict=True):
+                about[member]["tokens"] = n
+        return about
+
     def lengths(self, samples: Sequence[Any]) -> list[int]:
         """Tokens of each sample, without running anything; 1 where there are none to count."""
         return [_length(item, self.stack) for item in self.items(samples)]

@@ -9,12 +9,13 @@ from typing import Any
 
 from inscape.core.costs import peak_bytes
 from inscape.core.progress import Progress, tell
-from inscape.store import manifest, samples
+from inscape.store import manifest
 from inscape.store.claim import DESCRIPTION
 from inscape.store.data import Data
 from inscape.store.fields import Sample
 from inscape.store.harvest import Harvest
 from inscape.store.outcome import keep_outcome
+from inscape.store.sample_table import finish
 from inscape.store.schema import Description, parse_description
 from inscape.store.shard import no_rows
 from inscape.store.statistics.watch import Watch
@@ -52,14 +53,22 @@ class Job:
         """Compute one work unit from its samples."""
         start = number * self.about.unit_samples
         values, read = self.harvest.unit(start, [value for value, _ in found])
-        kept = [
+        kept = self._kept(start, found, read)
+        columns = {c.name: values[c.name] for c in self.about.columns} if values else no_rows(self.about.columns)
+        digest = self.data.digest(found) if self.data.digest is not None else ""
+        return Unit(number, len(columns["sample"]), columns, kept, digest)
+
+    def sample(self, number: int) -> dict[str, Any]:
+        """What is kept of one sample besides its rows, without running anything."""
+        found = self.data.get(number, number + 1)
+        return self._kept(number, found, self.harvest.told([value for value, _ in found]))[0]
+
+    def _kept(self, start: int, found: Sequence[Sample], read: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
             {"sample": start + i, "tokens": about["tokens"]}
             | {name: x for name, x in (remembered | about).items() if self.keep_text or name not in TEXTS}
             for i, ((_, remembered), about) in enumerate(zip(found, read, strict=True))
         ]
-        columns = {c.name: values[c.name] for c in self.about.columns} if values else no_rows(self.about.columns)
-        digest = self.data.digest(found) if self.data.digest is not None else ""
-        return Unit(number, len(columns["sample"]), columns, kept, digest)
 
 
 class Recorder:
@@ -112,13 +121,13 @@ def write(job: Job, worker: int = 0, workers: int = 1, *, plan: Any = None, prog
                 f"{rows:,} rows, {rows / seconds:,.0f} a second, {rows * job.about.row_bytes / 1e6:,.1f} MB{left_s}",
                 recorder.units / todo if todo else None,
             )
-    complete(job.to)
+    complete(job)
     if workers == 1 and not done:  # whoever computes a part of a record cannot know of the rest
         job.harvest.edited.check()
 
 
-def complete(folder: Path) -> None:
-    """When the last work unit is listed, gather what is kept of the samples."""
-    about = parse_description(folder / DESCRIPTION)
-    if about.n_samples is not None and about.is_complete(len(manifest.done_units(folder))):
-        samples.finish(folder, about.n_samples)
+def complete(job: Job) -> None:
+    """When the last work unit is listed, gather what is kept of samples; lost lines (`repair`) are written anew."""
+    about = parse_description(job.to / DESCRIPTION)
+    if about.n_samples is not None and about.is_complete(len(manifest.done_units(job.to))):
+        finish(job.to, about.n_samples, job.sample)

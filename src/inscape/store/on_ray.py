@@ -44,7 +44,7 @@ def run_on_ray(job: Job, workers: int = 2, progress: Progress = None, *, gpus: f
     finally:
         if started:
             ray.shutdown()
-    complete(job.to)
+    complete(job)
 
 
 def _run(ray: Any, job: Job, workers: int, progress: Progress, gpus: float | None) -> None:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from inscape.core.errors import FileError, InscapeError, NotFiniteError
 from inscape.core.progress import Progress, tell
-from inscape.store import manifest, samples
+from inscape.store import manifest
 from inscape.store.claim import DESCRIPTION, FOLDERS, claim
+from inscape.store.sample_table import finish
 from inscape.store.schema import Description
 from inscape.store.shard import no_rows
 from inscape.store.store import Store
@@ -75,8 +76,14 @@ def land(
             writer.put(unit)
             left_s = (time.perf_counter() - start) / (i + 1) * (len(todo) - i - 1)
             tell(progress, f"{source.starts[unit.number + 1]:,} rows, {left_s:,.0f} s left", (i + 1) / len(todo))
-    samples.finish(folder, source.n_samples)
-    return Store(folder)
+    store = Store(folder)
+
+    def again(sample: int) -> dict[str, Any]:
+        rows = store.rows_of(sample)
+        return {"sample": sample, "tokens": rows.stop - rows.start} | source.kept(sample)
+
+    finish(folder, source.n_samples, again)
+    return store
 
 
 class _Damage(contextlib.AbstractContextManager["_Damage"]):
