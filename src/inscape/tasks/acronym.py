@@ -13,7 +13,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from inscape.core.errors import TokenError
+from inscape.core.errors import InputError, TokenError
 from inscape.tasks.drafts import Draft, Text, after, check_choice, collect
 from inscape.tasks.pairs import Pairs
 from inscape.tasks.tokens import Tokens
@@ -54,6 +54,37 @@ def acronym(
             f"{tokens.spelled(tokens.ids('the sun'))} after 'the', and {len(known)} letters have words of one token."
         )
     return collect(f"acronym {kind}", tokens, _drafts(random.Random(seed), known, spelled, kinds, shots), n)
+
+
+def spelling(
+    answers: Sequence[str], *, shots: int = 0, among: Sequence[str] = SPELLED, spaced: bool = False,
+    words: Mapping[str, str] = BY_LETTER, seed: int = 0,
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Prompts whose words spell these answers, and the answers as continuations, of as many tokens as they have.
+
+    For answers of any length and tokenizer; `acronym` makes pairs where they are one token. shots: solved lines before
+    each, which spell others `among` these. spaced: letter by letter (" m a n") instead of " man".
+    Raises: InputError for a letter without words, with those that have some.
+    """
+    rng = random.Random(seed)
+    known = {x: kept for x, text in words.items() if (kept := [w for w in text.split() if len(w) > 1])}
+    odd = next((a for a in (*answers, *(among if shots else ())) if not a or not set(a) <= known.keys()), None)
+    if odd is not None:
+        raise InputError(f"no words spell {odd!r}: there are words for the letters {''.join(sorted(known))}.")
+    if shots >= len(set(among)) or any(not a for a in answers):
+        raise InputError(f"{shots} solved lines need more than {len(set(among))} answers to draw them from.")
+
+    def line(spelled: str) -> str:
+        return " ".join(rng.choice(known[c]) for c in spelled) + ":"
+
+    def written(spelled: str) -> str:
+        return f" {' '.join(spelled)}" if spaced else f" {spelled}"
+
+    prompts = []
+    for answer in answers:
+        shown = rng.sample([x for x in dict.fromkeys(among) if x != answer], shots)
+        prompts.append("".join(f"{line(x)}{written(x)}\n" for x in shown) + line(answer))
+    return prompts, [written(answer) for answer in answers]
 
 
 def _single(tokens: Tokens, words: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from inscape.core.errors import InputError, TokenError
+from inscape.core.errors import InputError
+from inscape.models.continuation import continued
 from inscape.train.losses import IGNORED
 
 Batch = dict[str, Int[Tensor, "row pos"]]
@@ -32,9 +33,7 @@ def answer_batches(
         raise InputError(
             f"{len(prompts)} prompts and {len(answers)} answers: there must be one a prompt, and one pair."
         )
-    if tokenizer is None or not callable(tokenizer):
-        raise InputError("prompts and answers are texts, and there is no tokenizer.\n  open the model with one.")
-    rows = [_row(tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)]
+    rows = [continued(tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)]
     pad = getattr(tokenizer, "pad_token_id", None) or 0
     size = min(size, len(rows))
     per_epoch = -(-len(rows) // size)
@@ -55,19 +54,3 @@ def answer_batches(
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
 
     return batch
-
-
-def _row(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
-    """The tokens of prompt and answer, and how many are the prompt's."""
-    before = list(tokenizer(prompt)["input_ids"])
-    if before and before[-1] == getattr(tokenizer, "eos_token_id", None):
-        before = before[:-1]
-    whole = list(tokenizer(prompt + answer)["input_ids"])
-    after = whole[len(before) :]
-    if whole[: len(before)] != before or not after or after[0] == getattr(tokenizer, "unk_token_id", -1):
-        pieces = "|".join(repr(tokenizer.decode([i])) for i in whole[max(len(before) - 2, 0) :])
-        raise TokenError(
-            f"{answer!r} does not continue {prompt[-40:]!r} in whole, known tokens: they end in {pieces}.\n"
-            "  begin the answer with the space that belongs to it, and end the prompt without one."
-        )
-    return whole, len(before)
