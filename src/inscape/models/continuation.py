@@ -11,7 +11,7 @@ def continued(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]
     Raises: TokenError, with the pieces, where the answer changes the prompt's last tokens, has no tokens, or begins
     with one the tokenizer does not know; InputError without a tokenizer.
     """
-    if tokenizer is None or not callable(tokenizer):
+    if not hasattr(tokenizer, "decode"):
         raise InputError("prompts and answers are texts, and there is no tokenizer.\n  open the model with one.")
     end = getattr(tokenizer, "eos_token_id", None)
     before, whole = (list(tokenizer(text)["input_ids"]) for text in (prompt, prompt + answer))
