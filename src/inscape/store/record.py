@@ -173,7 +173,7 @@ def _described(harvest: Harvest, data: Data, unit_samples: int) -> Description:
     value = _first(harvest, data)
     short = harvest.reduce is None or isinstance(harvest.reduce, str)  # any few tokens show types and shapes
     short &= not isinstance(value, Mapping)  # what stands beside tokens may not bear being cut
-    look = replace(harvest, max_length=min(harvest.max_length or 8, 8)) if short else harvest
+    look = replace(harvest, max_length=min(harvest.max_length or 2, 2)) if short else harvest
     values, _ = look.unit(0, [value])
     origin = {c: harvest.sites[c] for c in harvest.sites}
     columns = []
