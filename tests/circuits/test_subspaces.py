@@ -9,36 +9,23 @@ import transformers
 from torch import Tensor, nn
 
 import inscape as ins
-from inscape.circuits.subspaces import Contrast, audit, axis_report, das, dormant_share, rank1_equivalent, split
+from inscape.circuits.subspaces import (
+    Contrast,
+    audit,
+    axis_report,
+    closed_example,
+    das,
+    dormant_share,
+    rank1_equivalent,
+    split,
+)
 from inscape.circuits.subspaces.audit import Thresholds, judged
 from inscape.circuits.subspaces.contrast import values
+from inscape.circuits.subspaces.example import READER, SITE
 from inscape.circuits.subspaces.readers import Reader, reader_of, weight_after
 from inscape.read.probes import MeanDifference
 from tests.common.small import gpt2
 from tests.common.zoo import build
-
-SITE = "@y:in"
-READER = torch.tensor([[0.0, 2.0, 1.0]])
-
-
-class Example(nn.Module):
-    """h = (x, 0, x), y = 2 h_2 + h_3 = x: the closed example of Makelov et al. 2023."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.h, self.y = nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False)
-        self.h.weight.data, self.y.weight.data = torch.tensor([[1.0], [0.0], [1.0]]), READER.clone()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.y(self.h(x))
-
-
-def example(n: int = 64) -> tuple["ins.Model", Contrast, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    x, other = torch.rand(n, generator=g) + 0.5, -torch.rand(n, generator=g) - 0.5
-    at = torch.zeros(n, dtype=torch.long)
-    contrast = Contrast(x[:, None, None], other[:, None, None], at, at, metric=lambda out: out[:, 0, 0])
-    return ins.open(Example()), contrast, x, other
 
 
 def along(*vector: float) -> Tensor:
@@ -48,7 +35,7 @@ def along(*vector: float) -> Tensor:
 
 @pytest.mark.parametrize("v", [along(1, 1, 0), along(0, 0, 1), along(1, 0, 1)])
 def test_the_closed_example_gives_the_others_output(v: Tensor) -> None:
-    model, contrast, _, other = example()
+    model, contrast, other = closed_example()
     base, source = values(model, contrast, SITE)
     assert base.shape == (64, 3)
     got = ins.run(model, contrast.base, edits=[contrast.put(SITE, source, v[:, None])]).output[:, 0, 0]
@@ -56,7 +43,7 @@ def test_the_closed_example_gives_the_others_output(v: Tensor) -> None:
 
 
 def test_axes_are_active_or_dormant_connected_or_not() -> None:
-    model, contrast, *_ = example()
+    model, contrast, _ = closed_example()
     base, _ = values(model, contrast, SITE)
     said = [(a["active"], a["connected"]) for a in axis_report(base, READER)]
     assert said == [(True, False), (False, True), (True, True)]
@@ -74,7 +61,7 @@ def test_the_dormant_share_is_what_paper_and_pencil_say() -> None:
 
 
 def test_the_audit_tells_a_probes_direction_from_the_illusion() -> None:
-    model, contrast, *_ = example()
+    model, contrast, _ = closed_example()
     base, source = values(model, contrast, SITE)
     label = torch.cat([torch.ones(64), torch.zeros(64)])
     probe = MeanDifference().fit(torch.cat([base, source]), label)
@@ -84,7 +71,7 @@ def test_the_audit_tells_a_probes_direction_from_the_illusion() -> None:
     assert (faithful.verdict, faithful.row_test) == ("supported", "uninformative")
     illusory = audit(model, SITE, along(1, 1, 0), contrast, reader="auto")
     assert (illusory.verdict, illusory.row_test) == ("illusion-like", "uninformative")
-    assert illusory.reader == "weights of y"
+    assert illusory.reader == "weights of 1"
     assert audit(model, SITE, along(0, 0, 1), contrast).verdict == "supported"
     assert audit(model, SITE, along(1, 0, 0), contrast).verdict == "inconclusive"  # it reaches nothing
     assert "illusion-like" in str(illusory)

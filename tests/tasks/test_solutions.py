@@ -254,6 +254,16 @@ def test_the_first_name_is_the_one_read_first(ask: str) -> None:
     assert all(sorted(a) == sorted(b) for a, b in zip(made.clean_ids, made.corrupted_ids, strict=True))
 
 
+def test_the_other_question_asks_for_the_other_name() -> None:
+    made = tasks.name_order(OPEN, 20, ask="mixed", corrupted="ask", templates=(0, 2))
+    assert set(made.facts["template"]) == {0, 2}
+    for clean, other, at in zip(made.clean_ids, made.corrupted_ids, made.roles["ask"][:, 0].tolist(), strict=True):
+        assert [i for i in range(len(clean)) if clean[i] != other[i]] == [at]
+    assert {a.strip() for a in words_at(made, "ask")} == {"first", "last"}
+    with pytest.raises(ins.InputError, match="there are 3 sentences, 0 to 2"):
+        tasks.name_order(OPEN, 4, templates=(3,))
+
+
 def test_induction_asks_for_what_followed_the_last_word() -> None:
     made = tasks.induction(OPEN, 20, length=8)
     for ids, answer in zip((*made.clean_ids, *made.corrupted_ids), (*made.answer_ids, *made.wrong_ids), strict=True):

@@ -3,6 +3,7 @@
 from inscape.circuits.subspaces.audit import Audit, Thresholds, audit
 from inscape.circuits.subspaces.contrast import Contrast, Effect
 from inscape.circuits.subspaces.das import Subspace, das
+from inscape.circuits.subspaces.example import closed_example
 from inscape.circuits.subspaces.natural import axis_report, dormant_share
 from inscape.circuits.subspaces.rank_one import RankOne, rank1_equivalent
 from inscape.circuits.subspaces.readers import Reader, Split, split
@@ -18,6 +19,7 @@ __all__ = [
     "Thresholds",
     "audit",
     "axis_report",
+    "closed_example",
     "das",
     "dormant_share",
     "rank1_equivalent",

@@ -5,4 +5,5 @@ from inscape.models.toy.toy import Toy
 TOYS: tuple[Toy, ...] = (
     Toy("toy-induction", "two layers of attention alone, which repeat what came before: a previous-token head and an "
         "induction head"),
+    Toy("toy-name-order", "three layers read two names and say the first or the last of them, as a word asks"),
 )  # fmt: skip
