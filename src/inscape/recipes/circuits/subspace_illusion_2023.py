@@ -1,8 +1,9 @@
 """Subspace illusion: a direction that flips the answer when patched need not be one that the model uses.
 
-In a net that says the first or the last of two names, one bit decides. Searched for in the stream before the heads that
-read it, the direction passes the audit; searched for in an MLP whose whole exchange changes nothing, a direction still
-flips answers, through a part that nobody reads and a part that is silent on real inputs. The closed example is exact.
+In a net that says the first or the last of two names, one bit decides. It is searched for in the stream before the
+heads that read it, and in an MLP whose whole exchange changes nothing, and both directions are audited. The closed
+example is exact, and the direction in the stream is supported; the illusion itself did not appear in this net: nothing
+that the search found in its MLP flips an answer.
 Cost: two minutes. Differs from the source: a trained three-layer net in place of GPT-2 small, found on two sentence
 forms and tested on the third; the dormant share and the verdict are ours, and a probe's direction is audited as well.
 """
