@@ -9,7 +9,7 @@ VENV      ?= .venv
 PIP_FLAGS ?=
 ARGS      ?=
 WORKERS   ?= 2
-EXTRAS    := hf,demo,report,store,ray,dev
+EXTRAS    := hf,demo,report,store,ray,attribution,dev
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SAY       := @printf '== %s\n'

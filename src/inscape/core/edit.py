@@ -131,7 +131,8 @@ def place_of(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor
             shape[0], shape[along] = chosen.shape
             place = chosen.reshape(shape).to(x.device)
     for name, indices, names in (
-        ("rows", edit.rows, ("batch",)), ("heads", edit.heads, ("head", "kv_head")), ("units", edit.units, (axes[-1],)),
+        ("rows", edit.rows, ("batch",)), ("heads", edit.heads, ("head", "kv_head")),
+        ("units", edit.units, ("channel" if "channel" in axes else axes[-1],)),
     ):  # fmt: skip
         if indices is None:
             continue

@@ -6,6 +6,7 @@ from inscape.tasks.arithmetic import arithmetic
 from inscape.tasks.cipher import cipher
 from inscape.tasks.colored_objects import colored_objects
 from inscape.tasks.counting import count_items, counting
+from inscape.tasks.digits import Images, digits
 from inscape.tasks.facts import facts
 from inscape.tasks.graph_text import GraphTexts, graph_text
 from inscape.tasks.greater_than import greater_than
@@ -19,6 +20,7 @@ from inscape.tasks.plain_text import plain_text
 
 __all__ = [
     "GraphTexts",
+    "Images",
     "OrdinalClass",
     "Pairs",
     "acronym",
@@ -28,6 +30,7 @@ __all__ = [
     "colored_objects",
     "count_items",
     "counting",
+    "digits",
     "facts",
     "graph_text",
     "greater_than",

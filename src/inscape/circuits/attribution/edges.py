@@ -174,7 +174,8 @@ class _Pairs:
 
     def scores(self, steps: int, rule: str) -> _Made:
         nodes, weights = quadrature(rule, steps) if steps > 1 else ([1.0], [1.0])
-        path = Path(self.watch, "recomputed", only=[self.writers[0].site])
+        first = self.writers[0].site
+        path = Path(self.watch, "recomputed", {first: self.watch.touched[first]})
         total: dict[str, Tensor] = {}
         whole: dict[str, Tensor] = {}
         before = dict[str, tuple[int, int]]()

@@ -6,7 +6,7 @@
 3. share = (x - b) . averaged gradient; their sum is m(x) - m(b) but for the rule's error, which is reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,20 +90,8 @@ def integrated_gradients(
     watch = Moves(tasks_of(model, {}, edits, prepared), objective.n_rows)
     clean = objective.measure(edits=watch.watching)
     path = Path(watch, others)
-    n_rows, nodes, weights = objective.n_rows, *quadrature(rule, steps)
-    total: dict[str, Tensor] = {}
-    rows_of_jobs = [(row, a, w) for a, w in zip(nodes, weights, strict=True) for row in range(n_rows)]
-    width = prepared.mask.shape[1] if prepared.mask is not None else 64
-    size = max(1, batch_tokens // width)
-    for start in range(0, len(rows_of_jobs), size):
-        tell(progress, "integrating along the path", start / len(rows_of_jobs))
-        rows, a, w = (list(x) for x in zip(*rows_of_jobs[start : start + size], strict=True))
-        made = objective.gradients(watch.sites, rows, path.at(rows, a))
-        for site in watch.sites:
-            grad = by_row(made.grads[site].float(), len(rows), site)
-            weighed = grad * torch.tensor(w, device=grad.device).reshape(-1, *[1] * (grad.ndim - 1))
-            held = total.setdefault(site, torch.zeros_like(watch.clean[site], dtype=torch.float32))
-            held.index_add_(0, torch.tensor(rows, device=held.device), weighed)
+    n_rows = objective.n_rows
+    total = averaged_gradients(objective, path, rule, steps, batch_tokens, progress)
     bottom = objective.measure(list(range(n_rows)), path.at(list(range(n_rows)), [0.0] * n_rows))
     way = {s: real_only((watch.clean[s] - watch.moved[s]).float(), prepared.mask, watch.axes[s]) for s in watch.sites}
     out = Integrated(
@@ -130,11 +118,15 @@ def _edits(model: Model, sites: Any, baseline: Any, places: dict[str, Any]) -> l
 
 
 class Path:
-    """The straight way from baseline to clean values of all watched sites, as edits of repeated rows."""
+    """The straight way from baseline to clean values of what was watched, as edits of repeated rows.
 
-    def __init__(self, watch: Moves, others: str, only: Sequence[str] | None = None) -> None:
+    touched: which entries go that way, site by site; all that the watched edits reach, when left out.
+    """
+
+    def __init__(self, watch: Moves, others: str, touched: Mapping[str, Tensor] | None = None) -> None:
         self.watch, self.others = watch, others
-        self.sites = watch.sites if only is None else list(only)
+        self.touched = watch.touched if touched is None else touched
+        self.sites = [s for s in watch.sites if s in self.touched]
 
     def at(self, rows: Sequence[int], points: Sequence[float]) -> list[Edit]:
         """Edits for a batch of these rows, each at its own point of the way: 0 the baseline, 1 the clean run."""
@@ -142,7 +134,7 @@ class Path:
 
     def _edit(self, site: str, rows: Tensor, points: Tensor) -> Edit:
         clean, moved = self.watch.clean[site], self.watch.moved[site]
-        touched = torch.isfinite(clean) & self.watch.touched[site]
+        touched = torch.isfinite(clean) & self.touched[site]
         within = [i for i, name in enumerate(self.watch.axes[site]) if name not in PLACES]
         whole = touched.any(within, keepdim=True) if within else touched
         hold = self.others == "clean"
@@ -157,6 +149,26 @@ class Path:
             return torch.where(here, (b + a * (c - b)).to(x.dtype), x).reshape(shape)
 
         return make_edit(site, fn, "on the way", contextual=True)
+
+
+def averaged_gradients(
+    objective: Objective, path: Path, rule: str, steps: int, batch_tokens: int = BATCH, progress: Progress = None
+) -> dict[str, Tensor]:
+    """Gradients of every row at the sites of a path, averaged along it with the weights of the rule."""
+    n_rows, (nodes, weights) = objective.n_rows, quadrature(rule, steps)
+    jobs = [(row, a, w) for a, w in zip(nodes, weights, strict=True) for row in range(n_rows)]
+    size = max(1, batch_tokens // max(path.watch.clean[s].shape[1] for s in path.sites))
+    total: dict[str, Tensor] = {}
+    for start in range(0, len(jobs), size):
+        tell(progress, "integrating along the path", start / len(jobs))
+        rows, a, w = (list(x) for x in zip(*jobs[start : start + size], strict=True))
+        made = objective.gradients(path.sites, rows, path.at(rows, a))
+        for site in path.sites:
+            grad = by_row(made.grads[site].float(), len(rows), site)
+            weighed = grad * torch.tensor(w, device=grad.device).reshape(-1, *[1] * (grad.ndim - 1))
+            held = total.setdefault(site, torch.zeros_like(path.watch.clean[site], dtype=torch.float32))
+            held.index_add_(0, torch.tensor(rows, device=held.device), weighed)
+    return total
 
 
 def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:

@@ -106,15 +106,22 @@ class Objective:
         """One forward of these rows; with grad, `values` and `metric` are parts of its graph. `grads` is empty."""
         which = list(range(self.n_rows)) if rows is None else list(rows)
         inputs = self.inputs if rows is None else rows_of(self.inputs, which, self.n_rows)
+        return self.on(inputs, which, sites, edits, grad)
+
+    def on(
+        self, inputs: Inputs, which: Sequence[int], sites: Sequence[str] = (), edits: Sequence[Edit] = (),
+        grad: bool = True,
+    ) -> Gradients:  # fmt: skip
+        """One forward of these inputs, measured as the rows `which`."""
         short = self.unembed if self._ends_before_the_head(sites, edits) else None
         read = [*sites, *([self.stream] if short is not None and self.stream not in sites else [])]
         output: Any = False if short is not None else ("last" if self._last_alone(inputs) else True)
         trace = run(self.model, inputs, read=read or None, edits=list(edits), output=output, grad=grad)
         with torch.set_grad_enabled(grad):
             if short is not None:
-                numbers = self._from_the_stream(short, trace[self.stream], torch.tensor(which), inputs)
+                numbers = self._from_the_stream(short, trace[self.stream], torch.tensor(list(which)), inputs)
             else:
-                numbers = self._from_the_output(trace, torch.tensor(which), inputs)
+                numbers = self._from_the_output(trace, torch.tensor(list(which)), inputs)
         if grad:
             for site in sites:
                 if not trace[site].is_floating_point():

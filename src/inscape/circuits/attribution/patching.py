@@ -34,6 +34,8 @@ from inscape.tasks.pairs import Pairs
 TOKENS = 4096  # of base prompts that are run at once
 DIRECTIONS = ("denoise", "noise")
 CONTROLS = ("shuffle",)
+# changes [pair, spot], the sums of their squared coordinates, the metric of the base and of the source runs
+_Found = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +99,9 @@ def attribution_patching(
     if isinstance(positions, str) and positions == "all":
         both.check_aligned()
     objective = _objective(both, metric, direction)
-    work = _Work(both, objective, spots, names, batch_tokens, progress)
-    per_pair, squares, base = work.estimated(list(range(both.n)))
+    work = _Work(both, objective, _of_source(both, metric), spots, names, batch_tokens, progress)
+    per_pair, squares, base, other = work.estimated(list(range(both.n)))
     shape = (both.n, *(len(x) for x in labels))
-    source = both.source
-    assert source is not None
-    other = _other(both, metric, objective)
     seconds = time.perf_counter() - begun
     layers = float(sum(both.lengths)) * model.n_layers
     cost = Cost(seconds, seconds, 3 * both.n, 0, 4 * layers, layers * len(spots))
@@ -127,7 +126,7 @@ def _shuffled(made: Estimates, work: "_Work", seed: int) -> Estimates:
     if all(p < 0 for p in partner):
         raise InputError("control='shuffle' needs two pairs of equal length: there is no other pair to patch from.")
     with_one = [i for i, p in enumerate(partner) if p >= 0]
-    found, squares, base = work.estimated(with_one, [partner[i] for i in with_one])
+    found, squares, base, _ = work.estimated(with_one, [partner[i] for i in with_one])
     per_pair = torch.full((work.both.n, found.shape[1]), torch.nan)
     per_pair[with_one] = base[:, None] + found
     shape = made.per_pair.shape
@@ -149,26 +148,25 @@ def _objective(both: Pairing, metric: Any, direction: str) -> Objective:
     return Objective.of(both.model, both.base, made, last_scores(both.model, both.source))
 
 
-def _other(both: Pairing, metric: Any, objective: Objective) -> Tensor | None:
-    """The metric of the source runs, from which estimates are normalised."""
+def _of_source(both: Pairing, metric: Any) -> Objective | None:
+    """The metric of the source runs, by which estimates are normalised, where it means the same there."""
     assert both.source is not None
     made = metric_of(metric)
-    if made.reference or made.at == "all":
-        return None
-    return Objective.of(both.model, both.source, made).measure().cpu()
+    return None if made.reference or made.at == "all" else Objective.of(both.model, both.source, made)
 
 
 @dataclass(eq=False)
 class _Work:
     both: Pairing
     objective: Objective
+    of_source: Objective | None
     spots: Sequence[Spot]
     sites: Sequence[str]
     batch_tokens: int
     progress: Progress
 
-    def estimated(self, rows: Sequence[int], from_rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(changes [pair, spot], the sum of their squared coordinates, the base metric) of these pairs."""
+    def estimated(self, rows: Sequence[int], from_rows: Sequence[int] | None = None) -> _Found:
+        """What was found of these pairs; from_rows: whose source they are patched from, if not their own."""
         source_rows = list(rows) if from_rows is None else list(from_rows)
         width = self.both.base.mask.shape[1] if self.both.base.mask is not None else 64
         size = max(1, self.batch_tokens // width)
@@ -176,17 +174,23 @@ class _Work:
         for start in range(0, len(rows), size):
             tell(self.progress, f"{start} of {len(rows)} pairs", start / len(rows))
             parts.append(self._chunk(list(rows[start : start + size]), source_rows[start : start + size]))
-        first, second, third = (torch.cat(x) for x in zip(*parts, strict=True))
-        return first, second, third
+        changes, squares, base, other = zip(*parts, strict=True)
+        known = [x for x in other if x is not None]
+        return torch.cat(changes), torch.cat(squares), torch.cat(base), torch.cat(known) if known else None
 
-    def _chunk(self, rows: list[int], source_rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _chunk(self, rows: list[int], source_rows: list[int]) -> _Found:
         model, n = self.both.model, self.both.n
         assert self.both.source is not None
         base, source = rows_of(self.both.base, rows, n), rows_of(self.both.source, source_rows, n)
-        there = run(model, source, read=list(self.sites), output=False)
+        other = None
+        if self.of_source is not None:
+            seen = self.of_source.forward(self.sites, source_rows, grad=False)
+            there, other = seen.trace, seen.metric.cpu()
+        else:
+            there = run(model, source, read=list(self.sites), output=False)
         apart = [s for s in self.spots if s.from_rows is not None]
         if apart or not _line_up(base, source):
-            return self._place_by_place(rows, source_rows, base, source, there)
+            return (*self._place_by_place(rows, source_rows, base, source, there), other)
         moves = Moves(tasks_of(model, {}, away(self.sites, there), base), len(rows))
         made = self.objective.gradients(moves.sites, rows, moves.watching)
         found = moves.attribution(made.values, made.grads, made.metric, base.mask)
@@ -201,7 +205,7 @@ class _Work:
             picked = [x if spot.head is None else x[:, :, spot.head] for x in (entries, squared)]
             changes.append((picked[0] * where).sum(1))
             squares.append((picked[1] * where).sum(1))
-        return torch.stack(changes, 1).cpu(), torch.stack(squares, 1).cpu(), made.metric.cpu()
+        return torch.stack(changes, 1).cpu(), torch.stack(squares, 1).cpu(), made.metric.cpu(), other
 
     def _place_by_place(
         self, rows: list[int], source_rows: list[int], base: Inputs, source: Inputs, there: Mapping[str, Tensor]
