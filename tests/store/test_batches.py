@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -179,15 +180,36 @@ next(loop)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_batches_train_the_same_probe_as_memory(tmp_path: Path) -> None:
-    """One epoch of least squares by batches: sums over batches are sums over rows, whatever the order."""
-    store = make(tmp_path, [500, 700])
-    x = rows(0, 1200)["x"][0].double()
-    target = (torch.arange(1200) % 5).double()
-    gram, cross = torch.zeros(4, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    for batch in store.batches(64, ["x", "sample", "pos"], last=True):
-        b = batch["x"].double()
-        y = ((batch["sample"] * 10 + batch["pos"]) % 5).double()
-        gram, cross = gram + b.T @ b, cross + b.T @ y
-    torch.testing.assert_close(gram, x.T @ x)
-    torch.testing.assert_close(cross, x.T @ target)
+def logistic(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Logistic regression by stochastic gradient descent in float64: weights, the last one the bias."""
+    weight = torch.zeros(5, dtype=torch.float64)
+    for x, y in batches:
+        inputs = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+        weight = weight - 0.5 * inputs.T @ (torch.sigmoid(inputs @ weight) - y) / len(x)
+    return weight
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_batches_train_the_same_probe_as_memory(tmp_path: Path, ahead: int) -> None:
+    """Three epochs of a logistic probe: the same order from memory gives the same weights, another order others."""
+    store, n = make(tmp_path, [500, 700]), 1200
+    x = rows(0, n)["x"][0].double()
+    target = (torch.cos(x[:, 0]) > 0).double()  # of the row's number: a label that memory and store both know
+
+    def scaled(i: torch.Tensor) -> torch.Tensor:
+        return x[i] / n + torch.cos(x[i, :1] * torch.arange(1, 5)) * 0.5
+
+    def from_store(seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        batches = store.batches(64, ["x", "sample", "pos"], last=True, seed=seed, block=32, pool_rows=256, ahead=ahead)
+        for _ in range(3):
+            for batch in batches:
+                value, i = batch["x"].double(), batch["sample"] * 10 + batch["pos"]
+                yield value / n + torch.cos(value[:, :1] * torch.arange(1, 5)) * 0.5, target[i], i
+
+    order = [i for _, _, i in from_store(0)]
+    fitted = logistic((value, y) for value, y, _ in from_store(0))
+    in_memory = logistic((scaled(i), target[i]) for i in order)
+    torch.testing.assert_close(fitted, in_memory, rtol=1e-12, atol=1e-12)
+    other = logistic((value, y) for value, y, _ in from_store(1))
+    assert not torch.allclose(other, in_memory, rtol=1e-6)
+    assert float(fitted.norm()) > 0.1
