@@ -6,4 +6,6 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-induction", "two layers of attention alone, which repeat what came before: a previous-token head and an "
         "induction head"),
     Toy("toy-name-order", "three layers read two names and say the first or the last of them, as a word asks"),
+    Toy("toy-digits-vit", "a vision transformer of six layers that reads handwritten digits of 8 x 8 pixels from its "
+        "class token"),
 )  # fmt: skip
