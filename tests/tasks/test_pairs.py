@@ -61,7 +61,9 @@ def test_an_answer_equal_to_the_wrong_one_is_refused() -> None:
 
 def test_pairs_of_unequal_length_are_refused_unless_asked_for() -> None:
     longer = (CORRUPTED[0], "Oslo is in Norway and and Bonn in")
-    with pytest.raises(ins.TokenError, match="the clean prompt has 8 tokens and the corrupted one 9"):
+    with pytest.raises(
+        ins.TokenError, match=r"the clean prompt has 8 tokens and the corrupted one 9.*\n.*or give aligned=False"
+    ):
         pairs(corrupted=longer)
     loose = pairs(corrupted=longer, aligned=False, roles={"at": ["in", "in"]})
     assert loose.corrupted_roles["end"].tolist() == [[7], [8]]
@@ -69,7 +71,7 @@ def test_pairs_of_unequal_length_are_refused_unless_asked_for() -> None:
 
 
 def test_roles_that_stand_elsewhere_in_the_corrupted_prompt_are_refused() -> None:
-    with pytest.raises(ins.TokenError, match="the role 'land' stands at"):
+    with pytest.raises(ins.TokenError, match=r"the role 'land' stands at.*\n.*or give aligned=False"):
         pairs(corrupted=("France is in Paris and Bonn in", CORRUPTED[1]), roles={"land": ["France", "Norway"]})
 
 

@@ -20,6 +20,8 @@ from inscape.core.errors import InputError, TokenError
 from inscape.tasks.pairs import Pairs, chance_of
 from inscape.tasks.tokens import Span, Tokens
 
+ALIGN = "\n  write prompts whose words stand at the same positions, or give aligned=False and go by role."
+
 
 @dataclass(frozen=True)
 class Text:
@@ -128,7 +130,7 @@ def collect(
     for tries, draft in enumerate(drafts, 1):
         if draft is not None:
             try:
-                row = _row(tokens, draft, following or {}, aligned)
+                row = _row(tokens, draft, following or {}, aligned, ALIGN if strict else "")
                 rows.setdefault(tries if strict else (row.clean, row.corrupted, row.answer), row)
             except TokenError as error:
                 if strict:
@@ -147,12 +149,12 @@ def collect(
     return _pairs(name, list(rows.values()), aligned, notes)
 
 
-def _row(tokens: Tokens, draft: Draft, following: Mapping[str, str], aligned: bool) -> Row:
+def _row(tokens: Tokens, draft: Draft, following: Mapping[str, str], aligned: bool, hint: str) -> Row:
     clean, corrupted = tokens.ids(draft.clean.text), tokens.ids(draft.corrupted.text)
     if aligned and len(clean) != len(corrupted):
         raise TokenError(
             f"the clean prompt has {len(clean)} tokens and the corrupted one {len(corrupted)}: "
-            f"{draft.clean.text!r} and {draft.corrupted.text!r}."
+            f"{draft.clean.text!r} and {draft.corrupted.text!r}.{hint}"
         )
     for text in (draft.clean.text, draft.corrupted.text):
         if tokens.unknown(text):
@@ -164,7 +166,7 @@ def _row(tokens: Tokens, draft: Draft, following: Mapping[str, str], aligned: bo
         if moved is not None:
             raise TokenError(
                 f"the role {moved!r} stands at {roles[moved]} in the clean prompt and at {others[moved]} in the "
-                f"corrupted one: {draft.clean.text!r} and {draft.corrupted.text!r}."
+                f"corrupted one: {draft.clean.text!r} and {draft.corrupted.text!r}.{hint}"
             )
     prompt = draft.clean.text
     candidates = tuple(tokens.one(prompt, c) for c in draft.candidates or (draft.answer, draft.wrong))
