@@ -9,7 +9,7 @@ from typing import Any
 from bench.common import RESULTS, ROOT, machine
 
 START, END = "<!-- bench -->", "<!-- /bench -->"
-NAMES = ("engine_gemma", "engine_tiny", "startup", "memory")  # in the README
+NAMES = ("engine_gemma", "engine_tiny", "sweep", "startup", "memory")  # in the README
 STORE = ("store", "store_kill", "store_long")  # in docs/speed.md
 
 
@@ -52,8 +52,8 @@ def table(results: dict[str, Any]) -> str:
     some = next(iter(results.values()))
     lines = [
         f"Measured on {some['machine']['cpu']}, {some['threads']} threads, torch {some['packages']['torch']}, "
-        f"transformers {some['packages']['transformers']}; time as a multiple of the bare module's, median and "
-        "quartiles of paired rounds.",
+        f"transformers {some['packages']['transformers']}; time as a multiple of the bare module's (of a sweep: of "
+        "one forward with a hook a cell), median and quartiles of paired rounds.",
         "",
         "| what | | ratio | quartiles | time | to reach |",
         "|---|---|---|---|---|---|",
@@ -72,7 +72,12 @@ def line(r: dict[str, Any]) -> str:
     missed = ", missed" if r["met"] is False else ""
     seconds = r["median_s"]
     took = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
-    return f"| {r['title']} | {r['case']} | {r['ratio']:.2f} | {low:.2f} to {high:.2f} | {took} | {limit}{missed} |"
+    ratio, spread = short(r["ratio"]), f"{short(low)} to {short(high)}"
+    return f"| {r['title']} | {r['case']} | {ratio} | {spread} | {took} | {limit}{missed} |"
+
+
+def short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}"
 
 
 def placed(text: str, new: str) -> str:
