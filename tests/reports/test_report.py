@@ -69,7 +69,9 @@ def test_a_plan_adds_up_and_knows_its_jobs() -> None:
     assert made.seconds == pytest.approx(sum(s for _, s in made.parts))
     assert made.peak_bytes > 50 * 2**20
     assert "report: about" in str(made)
-    with pytest.raises(ins.InputError, match="report"):
+    with pytest.raises(ins.InputError, match="jobs with one are report, record, sweep"):
+        plan(ins.open(build("gpt2")), job="weather")
+    with pytest.raises(ins.InputError, match="a plan for a sweep needs its prompts"):
         plan(ins.open(build("gpt2")), job="sweep")
 
 

@@ -62,6 +62,8 @@ def plan(model: Model, data: Any = None, job: str = "report", **settings: Any) -
             raise InputError("a plan for a record needs sites=: what is to be read.")
         return forecast(prepare(model, data, sites, None, **settings))
     if job == "sweep":
+        if data is None:
+            raise InputError('a plan for a sweep needs its prompts: ins.plan(model, (clean, corrupted), "sweep").')
         pair = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
         return plan_sweep(model, *pair, **settings)
     if settings:
