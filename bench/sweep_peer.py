@@ -58,8 +58,12 @@ def nnsight(module: Any, tokenizer: Any, folder: str, one: Any, two: Any, right:
     model = NNsight(module)
 
     def ready(cells: list[tuple[int, int]]) -> list[float]:
-        with torch.no_grad(), model.trace(one):
-            clean = [block.output.save() for block in model.model.layers]
+        clean = list(module(one, output_hidden_states=True).hidden_states[1:])  # block outputs but for the last
+        kept: list[Any] = []
+        handle = module.model.layers[-1].register_forward_hook(lambda m, a, x: kept.append(x))
+        module(one)
+        handle.remove()
+        clean[-1] = kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0]
         out: list[float] = []
         for layer in sorted({c[0] for c in cells}):
             positions = [p for at, p in cells if at == layer]
@@ -68,8 +72,8 @@ def nnsight(module: Any, tokenizer: Any, folder: str, one: Any, two: Any, right:
                 hidden = model.model.layers[layer].output
                 for i, p in enumerate(positions):
                     hidden[i, p] = clean[layer][0, p]
-                logits = model.lm_head.output[:, -1].save()
-            out += (logits[:, right] - logits[:, wrong]).tolist()
+                seen = model.lm_head.output[:, -1].save()
+            out += (seen[:, right] - seen[:, wrong]).tolist()
         return out
 
     return ready
