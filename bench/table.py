@@ -10,7 +10,7 @@ from bench.common import RESULTS, ROOT, machine
 
 START, END = "<!-- bench -->", "<!-- /bench -->"
 NAMES = ("engine_gemma", "engine_tiny", "sweep", "startup", "memory")  # in the README
-STORE = ("store", "store_kill", "store_long")  # in docs/speed.md
+STORE = ("store", "store_kill", "store_long", "store_peer", "sweep_peers")  # in docs/speed.md
 
 
 def main() -> None:
@@ -45,7 +45,39 @@ def store_table(results: dict[str, Any]) -> str:
                   f"{told['bytes'] / 1e6:,.1f} MB), peak {took['peak_bytes'] / 1e9:.2f} GB (predicted "
                   f"{told['peak_bytes'] / 1e9:.2f} GB), memory {r['growth_mb_after_a_tenth']:+.1f} MB after the first "
                   f"tenth."]  # fmt: skip
+    if "store_peer" in results:
+        lines += ["", *beside_saelens(results["store_peer"])]
+    if "sweep_peers" in results:
+        lines += ["", *beside_peers(results["sweep_peers"]["rows"])]
     return "\n".join(lines)
+
+
+def beside_saelens(result: dict[str, Any]) -> list[str]:
+    """What recording costs in both, and what each does when it is started again after a kill."""
+    timed = [r for r in result["rows"] if "ratio" in r]
+    said = ", ".join(
+        f"{r['case']} {r['ratio']:.3f} of the blocks ({r['tokens_a_cpu_second']:,} tokens a CPU second)" for r in timed
+    )
+    killed = "; ".join(
+        f"{r['case']}: {r['kept']} of {r['of']} parts kept, {'finished' if r['finished'] else 'refused'}"
+        for r in result["rows"]
+        if "kept" in r
+    )
+    version = result["peer"]["sae_lens"]
+    about = f"Beside SAELens {version}, one site, {result['tokens']:,} tokens, one thread"
+    return [f"{about}: {said}. {killed[0].upper()}{killed[1:]}."]
+
+
+def beside_peers(rows: list[dict[str, Any]]) -> list[str]:
+    """The same sweep by other tools, whole or scaled from the cells that were run."""
+    lines = ["A patching sweep of an indirect-object pair on Gemma 3 270M, every value compared first:", ""]
+    lines += ["| peer | cells run | all cells | here, logit difference | here, any metric |", "|---|---|---|---|---|"]
+    for r in rows:
+        ours = [f"{s:.2f} s, {r['times'][name]:.0f} times as fast" for name, s in r["ours_s"].items()]
+        lines.append(
+            f"| {r['peer']} {r['version']} | {r['cells_run']} | {r['seconds']:.1f} s | {ours[0]} | {ours[1]} |"
+        )
+    return lines
 
 
 def table(results: dict[str, Any]) -> str:

@@ -18,10 +18,10 @@ from inscape.core.step import Step
 from inscape.engine import growing
 from inscape.engine.blocks import Blocks, CannotReenter, catch
 from inscape.engine.forward import run
-from inscape.engine.inputs import Inputs
 from inscape.engine.parts import Batched, Dispatch, Packed, Part, first_column, never
 from inscape.engine.runs import Cell, Plan, planned
 from inscape.engine.tail import Tail, tail_of
+from inscape.engine.whole import rows_of
 from inscape.models.model import Model
 
 PACK = 768  # tokens of a packed sequence beside its rows: more keys than this cost more than larger products save
@@ -96,10 +96,12 @@ def _off(plan: Plan, name: str, where: Mapping[str, growing.Place]) -> str | Non
 
     edit = Edit(middle, shaken, "noise", at=position, contextual=True)
     try:
-        small = planned(model, _one_row(plan.prepared, row.number), [Cell((edit,))], {"end": last}, None, None)
+        kwargs = rows_of(plan.prepared, [row.number], len(plan.rows)).kwargs
+        alone = {k: v for k, v in kwargs.items() if k != "use_cache"}
+        small = planned(model, alone, [Cell((edit,))], {"end": last}, None, None)
         _pass(small, name, None, None, where)
         made = small.kept["end", 0, 0]
-        trace = run(model, _one_row(plan.prepared, row.number), read=last, edits=[edit])
+        trace = run(model, alone, read=last, edits=[edit])
         wanted = trace[last][0, row.first : row.stop]
     except CannotReenter as error:
         return str(error)
@@ -109,12 +111,6 @@ def _off(plan: Plan, name: str, where: Mapping[str, growing.Place]) -> str | Non
     off = float((made.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1e-9))
     limit = TRIED.get(wanted.dtype, 0.1)
     return None if off <= limit else f"tried on this model it is off by {off:.1e}"
-
-
-def _one_row(prepared: Inputs, row: int) -> dict[str, Any]:
-    n = prepared.mask.shape[0] if prepared.mask is not None else 1
-    cut = lambda v: v[row : row + 1] if isinstance(v, Tensor) and v.ndim and v.shape[0] == n else v  # noqa: E731
-    return {k: cut(v) for k, v in prepared.kwargs.items() if k != "use_cache"}
 
 
 def _pass(
