@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inscape.core.errors import InputError, TokenError
+from inscape.engine.forward import run
 from inscape.models.model import Model
 from inscape.tasks.tokens import Tokens
 
@@ -209,8 +210,6 @@ class Pairs:
         edits: the same for every pair; ones with rows or positions of their own need a `batch` that holds all pairs.
         Cost: a forward of the clean prompts, `batch` at a time, the head at the last position only.
         """
-        from inscape.engine.forward import run
-
         made = []
         for start in range(0, len(self), batch):
             part = self.subset(slice(start, start + batch))
