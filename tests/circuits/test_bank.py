@@ -3,6 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import inscape as ins
 from inscape.circuits.bank import Bank, UnseenKeyWarning, ablation_bank
+from inscape.store.column import LazyColumn
 from tests.common.small import gpt2
 from tests.common.zoo import build
 
@@ -102,6 +104,57 @@ def test_a_store_gives_the_bank_that_runs_give(tmp_path: Path, key: Any) -> None
     torch.testing.assert_close(narrow.means[SITES[1]], kept.means[SITES[1]], atol=1e-6, rtol=1e-5)
 
 
+def test_a_bank_is_made_in_one_pass_over_a_store_in_reads_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, site = gpt2(), "layers.1.resid_post"
+    read: list[int] = []
+    whole = LazyColumn._stretch
+
+    def counted(self: LazyColumn, start: int, stop: int) -> Tensor:
+        if self.name == site:
+            read.append(stop - start)
+        return whole(self, start, stop)
+
+    monkeypatch.setattr(LazyColumn, "_stretch", counted)
+    largest = []
+    for n in (200, 800):
+        data = rows(n)
+        store = ins.record(model, data, sites=site, to=tmp_path / str(n))
+        read.clear()
+        ablation_bank(model, store, site, budget_bytes=1 << 17)
+        assert sum(read) == len(store) == sum(map(len, data))  # every row, once
+        largest.append(max(read))
+    assert largest[0] == largest[1] < 80  # 64 rows of 32 units at 8 bytes are an eighth of the budget
+
+
+@pytest.mark.parametrize("how", ["key", "position", "resample"])
+@pytest.mark.parametrize("key", ["position+token", pair])
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "mamba"])
+def test_cells_of_a_sweep_are_what_the_obvious_loop_gives(family: str, key: Any, how: str) -> None:
+    model, data = ins.open(build(family)), rows()
+    sites, prompts, positions = ["layers.0.resid_pre", "layers.1.resid_post"], [data[3], data[5]], [0, 1, -1]
+    assert len(prompts[0]) != len(prompts[1])
+    bank = ablation_bank(model, data, sites, key=key)
+    grid = ins.sweep(
+        model, prompts, sites=sites, positions=positions, metric=ins.logit_diff([7, 8], [9, 10]),
+        edit=partial(bank.edit, model, how=how), padding_side="left",
+    )  # fmt: skip
+    assert grid.how == ("rows" if family == "mamba" else "packed")
+    for row, prompt in enumerate(prompts):
+        for i, site in enumerate(sites):
+            for j, at in enumerate(positions):
+                edit = bank.edit(model, site, how, at=at)
+                logits = ins.run(model, prompt, edits=[edit], output="last").output.logits[0, -1]
+                assert float(grid.per_pair[row, i, j]) == pytest.approx(
+                    float(logits[7 + row] - logits[9 + row]), abs=1e-5
+                )
+    listed = ins.sweep(
+        model, prompts, edits=[bank.edit(model, sites[1], how, at=-1)], metric=ins.logit_diff([7, 8], [9, 10])
+    )
+    torch.testing.assert_close(listed.per_pair[:, 0], grid.per_pair[:, 1, 2], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["key", "position", "mean", "resample"])
 @pytest.mark.parametrize("key", ["token", pair])
 @pytest.mark.filterwarnings("ignore::inscape.circuits.bank.UnseenKeyWarning")
@@ -136,7 +189,7 @@ def test_an_unseen_key_falls_back_and_says_so_only_where_the_edit_acts() -> None
     model, data, site = gpt2(), rows(), "layers.1.resid_post"
     bank = ablation_bank(model, data, site)
     odd = [1, 40, 4, 5]
-    with pytest.warns(UnseenKeyWarning, match=r"1 of 4 positions \(first: row 0, position 1\).*mean of their position"):
+    with pytest.warns(UnseenKeyWarning, match=r"1 of 4 .*\(first: row 0, position 1\).*mean of their position.*is 75%"):
         got = ins.run(model, odd, read=site, edits=[bank.edit(model, site)])[site]
     torch.testing.assert_close(got[0, 1], bank.position_means[site][1])
     with pytest.warns(UnseenKeyWarning, match="mean of everything"):

@@ -31,8 +31,10 @@ class Row:
 
     def step(self, start: int) -> Step:
         """The columns from `start` on, as a batch of one."""
-        tokens = self.tokens[:, start : self.stop] if self.tokens is not None else None
-        return Step(start, self.stop, self.real[:, : self.stop], tokens, self.real.shape[1])
+        step = Step(start, self.stop, self.real[:, : self.stop], None, self.real.shape[1])
+        if self.tokens is not None:
+            step.tokens, step.past = self.tokens[:, start : self.stop], self.tokens[:, :start]
+        return step
 
     def cut(self, x: Tensor, axes: Sequence[str]) -> Tensor:
         """A value of this row, [1, pos, ...], without the padding."""

@@ -64,7 +64,8 @@ class Bank:
             position alike whichever way they are reached.
         within: for "resample", "all" kept rows, or those of the same "position" or "key".
         A key that the bank lacks gets its position's mean (a position that it lacks, the mean of all), with an
-        `UnseenKeyWarning`. Works in forward, generate and training, on either padding side; values get no gradient.
+        `UnseenKeyWarning` that says how many positions are covered. Works in forward, generate and training, on either
+        padding side; values get no gradient. As cells of a sweep: `ins.sweep(..., edit=partial(bank.edit, model))`.
         Choose "key" to take away what a position knows of others, "position" to take away its own identity too,
         "resample" where a mean would leave what the model has met. Places: at=, heads=, units=, rows=.
         Raises: ModelError for another model, SiteError for a site that it does not hold, EditError.

@@ -127,10 +127,11 @@ def _warn(lacking: Tensor, step: Step, what: str, instead: str) -> None:
     lacking = lacking & acts
     if bool(lacking.any()):
         row, column = lacking.nonzero()[0].tolist()
+        n, of = int(lacking.sum()), int(acts.sum())
         warnings.warn(
-            f"{step.site}: the bank has no {what} for {int(lacking.sum())} of {int(acts.sum())} positions (first: "
-            f"row {row}, position {int(step.real[row, step.start + column])}); they get {instead}.\n"
-            "  bank.coverage(model, inputs) lists them; build the bank from data that has them.",
+            f"{step.site}: the bank has no {what} for {n} of {of} positions (first: row {row}, position "
+            f"{int(step.real[row, step.start + column])}); they get {instead}. Coverage here is {1 - n / of:.0%}.\n"
+            "  bank.coverage(model, inputs) lists what is missing; build the bank from data that has it.",
             UnseenKeyWarning, stacklevel=2,
         )  # fmt: skip
 
