@@ -105,9 +105,10 @@ def _map_error(origin: Origin, x: Tensor, y: Tensor) -> float:
 
 
 def _up_to_size(a: Tensor, b: Tensor) -> float:
-    """After the best factor a token, which must be positive."""
+    """After the best factor a token, which must be positive; where both are nothing, any factor is."""
     size = (a * b).sum(-1, keepdim=True) / a.square().sum(-1, keepdim=True).clamp(min=1e-30)
-    return torch.inf if bool((size <= 0).any()) else _relative(a * size, b)
+    nothing = (a == 0).all(-1, keepdim=True) & (b == 0).all(-1, keepdim=True)
+    return torch.inf if bool(((size <= 0) & ~nothing).any()) else _relative(a * size, b)
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

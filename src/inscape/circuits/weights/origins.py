@@ -231,6 +231,8 @@ def look_up(
 ) -> tuple[Int[Tensor, " columns"], float, float | None] | None:
     """The candidate that each column is: as it stands, clipped at one limit, or times one factor common to all.
 
+    A dead column (a norm's gain of zero, a pruned unit) equals every other dead one, of queries and keys alike: it is
+    taken to stand where its nearest living neighbour says.
     (candidates, factor, limit); None when some column is none of the candidates.
     """
     found = _nearest(target, source, tolerance)
@@ -253,9 +255,18 @@ def look_up(
 def _nearest(target: Tensor, source: Tensor, tolerance: float) -> Tensor | None:
     apart = target.square().sum(0)[:, None] - 2 * target.T @ source + source.square().sum(0)
     best = apart.argmin(1)
-    off = (target - source[:, best]).norm(dim=0)
-    typical = target.norm(dim=0).mean().clamp(min=1e-30)  # a dead column has no size of its own to compare with
-    return best if bool((off <= tolerance * torch.maximum(target.norm(dim=0), 1e-3 * typical)).all()) else None
+    sizes = target.norm(dim=0)
+    typical = sizes.mean().clamp(min=1e-30)
+    dead = sizes <= 1e-3 * typical  # these have no size of their own to compare with
+    allowed = tolerance * torch.where(dead, 1e-3 * typical, sizes)
+    if not bool(((target - source[:, best]).norm(dim=0) <= allowed).all()):
+        return None
+    alive = (~dead).nonzero().flatten()
+    for j in dead.nonzero().flatten().tolist() if len(alive) else ():
+        beside = alive[(alive - j).abs().argmin()]
+        same = ((source - target[:, j : j + 1]).norm(dim=0) <= allowed[j]).nonzero().flatten()
+        best[j] = same[(same - (best[beside] + j - beside)).abs().argmin()]
+    return best
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
