@@ -8,4 +8,5 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-name-order", "three layers read two names and say the first or the last of them, as a word asks"),
     Toy("toy-digits-vit", "a vision transformer of six layers that reads handwritten digits of 8 x 8 pixels from its "
         "class token"),
+    Toy("toy-arithmetic", "six layers add two or three numbers and say the sum as the next token, asked in two forms"),
 )  # fmt: skip
