@@ -3,7 +3,7 @@
 import pytest
 
 from inscape.core.errors import InputError
-from inscape.tasks.acronym import spelling
+from inscape.tasks.acronym import SPELLED, fragments, rivals, spelling
 
 
 def test_prompts_spell_their_answers():
@@ -31,3 +31,29 @@ def test_letters_without_words_say_so():
         spelling(["tax"])
     with pytest.raises(InputError, match="3 solved lines need more than 2 answers"):
         spelling(["man"], shots=3, among=["sun", "cat"])
+
+
+def test_rivals_differ_in_one_letter_in_one_place():
+    assert rivals(["man", "sun", "hose"], ["map", "men", "man", "mean", "nam", "rose"]) == [
+        ["men", "map"],
+        [],
+        ["rose"],
+    ]
+    assert rivals(["man", "map", "cat"]) == [["map"], ["man"], []]
+    among = ["cat", "car", "can", "bat", "sit"]
+    for answer, found in zip(among, rivals(among), strict=True):
+        slow = {x for x in among if sum(a != b for a, b in zip(x, answer, strict=True)) == 1}
+        assert set(found) == slow
+
+
+def test_fragments_are_one_letter_away_and_no_words():
+    words = ["man", "boat", "river"]
+    made = fragments(words, 3, seed=1)
+    flat = [x for xs in made for x in xs]
+    assert len(flat) == len(set(flat)) == 9
+    assert not set(flat) & {*words, *SPELLED}
+    for word, found in zip(words, made, strict=True):
+        assert all(len(x) == len(word) and sum(a != b for a, b in zip(x, word, strict=True)) == 1 for x in found)
+    assert fragments(words, 3, seed=1) == made != fragments(words, 3, seed=2)
+    with pytest.raises(InputError, match="'i' has 4 fragments that are one letter away, and 5 are asked for"):
+        fragments(["i"], 5)

@@ -234,6 +234,33 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_weights_as_they_are():
     assert module[0].weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("values", "best", "at"),
+    [
+        ([0.1, 0.3, 0.2, 0.3, 0.9], "max", 4),  # 0.3 again is no better than 0.3
+        ([0.1, 0.2, 0.15, 0.3, 0.2], "max", None),
+        ([3.0, 1.0, 2.0, 1.5, 0.5], "min", 4),
+        ([1.0, float("nan"), float("nan"), 2.0, 3.0], "max", 3),
+    ],
+)
+def test_training_stops_when_a_number_is_no_better(values, best, at):
+    stop = train.no_better("held.x", 2, best=best)
+    told = [
+        stop(train.History(measured={"held.x": [(i, v) for i, v in enumerate(values[:n])]}))
+        for n in range(1, len(values))
+    ]
+    assert told.index(True) + 1 == at if at else not any(told)
+
+
+def test_stopping_by_what_is_not_measured_says_what_is():
+    with pytest.raises(InputError, match=r"asks for 'y', which is not measured[\s\S]*measured are 'x'"):
+        train.no_better("y")(train.History(measured={"x": [(1, 0.0)]}))
+    with pytest.raises(InputError, match="give fit meters="):
+        train.no_better("y")(train.History())
+    with pytest.raises(InputError, match=r"no_better\(patience=0, best='max'\): a patience of 1"):
+        train.no_better("x", 0)
+
+
 def test_other_numbers_meters_and_early_stopping():
     module = net()
     history = train.fit(

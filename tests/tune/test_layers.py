@@ -8,7 +8,7 @@ from torch import nn
 
 import inscape as ins
 from inscape.core.errors import InputError, ModelError, NotFiniteError, SiteError
-from inscape.train import cosine, fit, next_token
+from inscape.train import cosine, fit, next_token, no_better
 from inscape.tune.layers import blocks_named, other_sets, tune_layers
 from inscape.tune.parameters import Difference, LowRank, Weight, written_as
 from tests.common.small import gpt2_module
@@ -190,7 +190,7 @@ def test_other_layers_are_tuned_the_same_way_and_undone(model):
 
 
 def smaller_loss(module) -> float:
-    return float(next_token(module, tokens(99, 16)))
+    return next_token(module, tokens(99, 16)).item()
 
 
 def model_again(kept):
@@ -265,3 +265,26 @@ def test_what_cannot_be_tuned_says_so(model):
         tune_layers(model, 1, tokens, parts="x")
     with pytest.raises(ModelError, match=r"no weight that 'lora' can train with parts='ln_1\.\*'"):
         tune_layers(model, 1, tokens, method="lora", parts="ln_1.*")
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_tuning_stops_early_by_what_the_opened_model_does_meanwhile(model, method):
+    """The meter reads through `ins.run`, while the weights are still written as what they were plus something."""
+    ids = tokens(99, 16)
+    seen = []
+
+    def held(_):
+        logits = ins.run(model, ids, output=True).output.logits[:, :-1]
+        seen.append(-nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item())
+        return seen[-1]
+
+    tuned = tune_layers(
+        model, 1, [tokens(0)], method=method, steps=80, lr=0.02, meters={"held": held}, measure=4,
+        stop=no_better("held", 2),
+    )  # fmt: skip
+    assert "stop() was true" in tuned.history.stopped
+    assert tuned.history.steps < 80
+    assert tuned.history.loss[-1] < tuned.history.loss[0]  # what was trained on got better, what was held did not
+    assert seen[-1] == pytest.approx(
+        -smaller_loss(model.module), abs=1e-4
+    )  # and what is there now is what was measured

@@ -103,6 +103,32 @@ def _spelled(tokens: Tokens, known: Mapping[str, list[str]], letters: int) -> di
     return {kind: [x for x in xs if _neighbours(x, everything)] for kind, xs in single.items()}
 
 
+def rivals(answers: Sequence[str], among: Sequence[str] | None = None) -> list[list[str]]:
+    """For each answer the others (of `among`, else of the answers) with one letter changed: what a slip would spell."""
+    every = set(answers if among is None else among)
+    return [[other for _, other in _neighbours(answer, every)] for answer in answers]
+
+
+def fragments(words: Sequence[str], n: int = 1, *, known: Sequence[str] = SPELLED, seed: int = 0) -> list[list[str]]:
+    """For each word `n` strings with one letter changed (a vowel for a vowel) that are no word of either list.
+
+    They are spelled as easily as the word, and few texts hold them. `known`: further words to stay clear of.
+    Raises: InputError for a word with fewer such strings than asked for.
+    """
+    rng, taken, made = random.Random(seed), {*words, *known}, []
+    for word in words:
+        swaps = [
+            word[:i] + c + word[i + 1 :] for i, x in enumerate(word)
+            for c in (VOWELS if x in VOWELS else CONSONANTS) if c != x
+        ]  # fmt: skip
+        free = [x for x in dict.fromkeys(swaps) if x not in taken]
+        if len(free) < n:
+            raise InputError(f"{word!r} has {len(free)} fragments that are one letter away, and {n} are asked for.")
+        made.append(rng.sample(free, n))
+        taken.update(made[-1])
+    return made
+
+
 def _neighbours(spelled: str, among: set[str]) -> list[tuple[int, str]]:
     """(place, other) for every other answer that differs in this one letter."""
     made = [(i, spelled[:i] + c + spelled[i + 1 :]) for i in range(len(spelled)) for c in string.ascii_lowercase]

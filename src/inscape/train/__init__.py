@@ -5,5 +5,6 @@ from inscape.train.frozen import frozen
 from inscape.train.loop import History, fit
 from inscape.train.losses import next_token
 from inscape.train.schedule import constant, cosine, linear
+from inscape.train.stopping import no_better
 
-__all__ = ["History", "answer_batches", "constant", "cosine", "fit", "frozen", "linear", "next_token"]
+__all__ = ["History", "answer_batches", "constant", "cosine", "fit", "frozen", "linear", "next_token", "no_better"]

@@ -200,6 +200,31 @@ def test_rows_of_one_item_widen_the_interval_of_a_slope():
     assert grouped.n_items == once.n_items == 60
 
 
+def test_rows_of_one_item_do_not_make_a_slope_of_nothing_look_rare():
+    """Items differ in how often they are right, x does not matter, and every item has eight rows."""
+    by = np.repeat(np.arange(30), 8)
+    found = ignorant = varied = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x, log_odds = rng.standard_normal(30)[by], 2 * rng.standard_normal(30)[by]
+        y = rng.random(240) < 1 / (1 + np.exp(-log_odds))
+        found += logistic_slope(x, y, by=by, n=99, seed=seed).p <= 0.05
+        ignorant += logistic_slope(x, y, n=99, seed=seed).p <= 0.05
+        varied += logistic_slope(x + 0.5 * rng.standard_normal(240), y, by=by, n=99, seed=seed).p <= 0.05
+    assert found <= 8  # 3 and three standard errors
+    assert varied <= 8
+    assert ignorant >= 15
+
+
+def test_a_slope_inside_items_is_found_beside_shuffles_inside_them():
+    rng = np.random.default_rng(0)
+    by, x = np.repeat(np.arange(10), 20), rng.standard_normal(200)
+    y = rng.random(200) < 1 / (1 + np.exp(-1.5 * x))
+    slope = logistic_slope(x, y, by=by, n=199)
+    assert slope.p <= 0.01
+    assert abs(float(slope.null.mean())) < 0.1
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [

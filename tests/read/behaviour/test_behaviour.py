@@ -66,6 +66,17 @@ def test_a_prior_is_the_mean_over_frames(model):
     assert torch.equal(found.of([" w6 w7", " w5"]), found.log_probs[[1, 0]])
 
 
+def test_the_lead_of_a_rival_is_the_largest_difference_of_priors(model):
+    found = prior(model, [" w5", " w6", " w7 w8"], ["w1"])
+    a, b, c = found.log_probs
+    lead = found.lead([" w5", " w6", " w5"], [[" w6", " w7 w8"], [" w5"], []])
+    torch.testing.assert_close(lead, torch.stack([torch.maximum(b, c) - a, a - b, torch.tensor(-torch.inf)]))
+    with pytest.raises(ShapeError, match="1 answers and 2 lists of rivals"):
+        found.lead([" w5"], [[], []])
+    with pytest.raises(InputError, match="the prior of ' w9' was not measured"):
+        found.lead([" w5"], [[" w9"]])
+
+
 def planted(pull: float, n: int = 400, seed: int = 0):
     """Items whose odds of being right follow the prior with slope `pull`; wrong ones get a commoner answer if it is."""
     generator = torch.Generator().manual_seed(seed)

@@ -4,11 +4,13 @@
 a finite answer also when x tells right from wrong perfectly.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inscape.core.errors import InputError
@@ -61,7 +63,8 @@ def logistic_slope(
     The shuffle moves only what the covariates do not explain of x, so that their own effect stays in the null.
 
     x: one number an item. right: yes or no. covariates: [items, k], held constant. by: the item of each row, where
-    several rows belong to one; the interval draws whole items. firth: without it the plain likelihood is maximised.
+    several rows belong to one: the interval draws whole items, and the shuffle deals the items' means among items and
+    what is left inside each. firth: without it the plain likelihood is maximised.
     Cost: 2n small regressions, solved together.
     Raises: InputError when x is constant or follows from the covariates; when all are right or all wrong; and without
     firth when x or a covariate tells right from wrong perfectly, as the slope is then infinite.
@@ -94,15 +97,33 @@ def logistic_slope(
     boot = np.concatenate(
         [_slopes(design[None], y, w[:, group], firth) for w in resamples(int(group.max()) + 1, n, rng)]
     )
-    null = np.concatenate([_shuffled(design, y, o, one, firth) for o in shuffles(n, 0 * group, rng)])
+    null = np.concatenate([_with_x(design, y, x, one, firth) for x in _shuffled(design[:, 0], group, n, rng)])
     p = float(permutation_p(value, null / scale, alternative))
     interval = interval_of(value, boot / scale, level, int(group.max()) + 1)
     return Slope(value, interval, p, torch.from_numpy(null / scale))
 
 
-def _shuffled(design: np.ndarray, y: np.ndarray, orders: np.ndarray, one: np.ndarray, firth: bool) -> np.ndarray:
-    moved = np.repeat(design[None], len(orders), axis=0)
-    moved[:, :, 0] = design[orders, 0]
+def _shuffled(
+    x: Float[np.ndarray, " m"], group: Int[np.ndarray, " m"], n: int, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "chunk m"]]:
+    """x dealt anew, n times: the groups' means among groups, and what is left within each group.
+
+    Rows of one group are no independent draws: shuffled one by one they would make any slope look rare.
+    """
+    mean = np.bincount(group, weights=x) / np.bincount(group)
+    within = x - mean[group]
+    among = shuffles(n, np.zeros(len(mean), dtype=int), rng)
+    if np.abs(within).max() <= 1e-12:  # every row its own group, or x the same in each
+        yield from (mean[order][:, group] for order in among)
+        return
+    rows = (order for chunk in shuffles(n, group, rng) for order in chunk)
+    for order in among:
+        yield mean[order][:, group] + within[np.stack(list(islice(rows, len(order))))]
+
+
+def _with_x(design: np.ndarray, y: np.ndarray, x: np.ndarray, one: np.ndarray, firth: bool) -> np.ndarray:
+    moved = np.repeat(design[None], len(x), axis=0)
+    moved[:, :, 0] = x
     return _slopes(moved, y, one, firth)
 
 

@@ -5,10 +5,12 @@ say how many there are: how being right follows the prior of the right answer (s
 commoner than the right ones (asymmetry), and by how much what is said is commoner than what is right (lift).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -44,6 +46,18 @@ class Prior:
                 "  ask prior(model, ...) about every answer that can be right or given."
             )
         return self.log_probs[[place[answer] for answer in answers]]
+
+    def lead(self, answers: Sequence[str], rivals: Sequence[Sequence[str]]) -> Float[Tensor, " n"]:
+        """By how many nats the commonest rival of each answer is more probable than it: `max prior(rival) - prior`.
+
+        Items above a margin (log 3, say) are dominated by the prior: a model that followed it would be wrong there.
+        Chosen this way, and not by a model's errors, they do not get better by themselves when asked again.
+        rivals: other answers that could be given, item by item; none gives -inf. Raises: as `of`, and ShapeError.
+        """
+        if len(answers) != len(rivals):
+            raise ShapeError(f"{len(answers)} answers and {len(rivals)} lists of rivals: give one list an answer.")
+        best = [float(self.of(list(others)).max()) if len(others) else -math.inf for others in rivals]
+        return torch.tensor(best) - self.of(answers)
 
 
 def prior(
