@@ -86,7 +86,7 @@ BAD = [
     ({"receivers": [("layers.1.mlp_out", 0)]}, ins.SiteError, "layers.1.mlp_out is no receiver of a path"),
     ({"receivers": [("layers.0.attn.q", 0)]}, ins.SiteError, "no sender lies below the receivers"),
     ({"freeze": ("mlps",)}, ins.InputError, r"it can be \('heads',\) or"),
-    ({"metric": None}, ins.InputError, "path_patching needs both prompts and a metric"),
+    ({"metric": None}, ins.InputError, "path_patching needs a metric"),
     ({"corrupted": CORRUPTED[:, :4]}, ins.TokenError, "do not line up"),
 ]
 

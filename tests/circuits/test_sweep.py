@@ -170,7 +170,7 @@ BAD = [
     ({"clean": CLEAN, "corrupted": CLEAN}, ins.InputError, "pair 0: the clean and the corrupted prompt are the same"),
     ({"corrupted": CORRUPTED[:, :6]}, ins.TokenError, "the two prompts have 8 and 6 tokens"),
     ({"corrupted": CORRUPTED.repeat(2, 1)}, ins.InputError, "1 clean prompts and 2 corrupted ones"),
-    ({"corrupted": None}, ins.InputError, "with one prompt there is nothing to patch from"),
+    ({"corrupted": None}, ins.InputError, "sweep compares two prompts, and there is one here"),
     ({"metric": None}, ins.InputError, "sweep needs a metric"),
     ({"metric": 3}, ins.InputError, "metric=3 is no metric"),
     ({"metric": lambda x: x.sum()}, ins.InputError, "it must return one number a row"),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inscape.circuits.pairing import asked
 from inscape.circuits.paths import path_patching
 from inscape.core.circuit import LOGITS, Circuit, Edge, Node
 from inscape.core.errors import InputError
@@ -60,6 +61,7 @@ def discover(
     Raises: InputError for a step back from a role that no step before it found.
     Source: Wang et al. 2022, arXiv:2211.00593; Merullo et al. 2023, arXiv:2310.08744; the threshold is ours.
     """
+    clean, corrupted, metric = asked(clean, corrupted, metric, "discover")
     nodes: dict[Node, float] = {}
     edges: dict[Edge, float] = {}
     roles: dict[Node, str] = {}

@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inscape.circuits.pairing import Pairing, measured
+from inscape.circuits.pairing import Pairing, asked, measured
 from inscape.circuits.places import set_to
 from inscape.core.circuit import Circuit, Node
 from inscape.core.edit import Edit
 from inscape.core.edits.sources import ablate
 from inscape.core.errors import InputError
 from inscape.core.interval import Interval
-from inscape.core.metrics import Metric, logit_diff, metric_of
+from inscape.core.metrics import Metric
 from inscape.core.nulls.bootstrap import bootstrap
 from inscape.core.nulls.matched import layer_matched_sets
 from inscape.core.nulls.permutation import permutation_p
@@ -30,7 +30,6 @@ from inscape.core.progress import Progress, tell
 from inscape.engine.cells import Cell
 from inscape.engine.forward import run
 from inscape.models.model import Model
-from inscape.tasks.pairs import Pairs
 
 HOW = ("resample", "zero")
 Heads = frozenset[tuple[int, int]]
@@ -89,11 +88,7 @@ def knock_out(
     Raises: InputError for a circuit that is empty or of other heads than the model has, pairs without contrast.
     Source: Wang et al. 2022, arXiv:2211.00593, section 4; effects are normalised by the knocked-out model here.
     """
-    if isinstance(clean, Pairs):
-        given, clean, corrupted = clean, clean.clean, clean.corrupted
-        metric = metric if metric is not None else logit_diff(given.answer_ids, given.wrong_ids)
-    if metric is None or corrupted is None:
-        raise InputError("knock_out needs both prompts and a metric, such as ins.logit_diff(' Paris', ' Rome').")
+    clean, corrupted, metric = asked(clean, corrupted, metric, "knock_out")
     if how not in HOW:
         raise InputError(f"how={how!r}: it can be {' or '.join(HOW)}.")
     if control not in (None, "layer-matched"):
@@ -101,7 +96,7 @@ def knock_out(
     circuit = circuit if isinstance(circuit, Circuit) else Circuit({Node(a, b): 1.0 for a, b in circuit})
     both = Pairing.of(model, clean, corrupted, "noise", padding_side)
     both.check_aligned()
-    job = _Knockouts(model, both, metric_of(metric), how, mlps, progress)
+    job = _Knockouts(model, both, metric, how, mlps, progress)
     inside = job.checked(circuit)
     everything = frozenset(job.heads)
     sets = [everything, frozenset(), inside, everything - inside]

@@ -8,15 +8,44 @@ import torch
 from torch import Tensor
 
 from inscape.core.errors import InputError, TokenError
-from inscape.core.metrics import BoundMetric, Metric
+from inscape.core.metrics import BoundMetric, Metric, logit_diff, metric_of
 from inscape.core.progress import Progress
 from inscape.engine.cells import Cell, Cells, run_cells
 from inscape.engine.forward import run
 from inscape.engine.inputs import Inputs, prepare
 from inscape.engine.planning import Read
 from inscape.models.model import Model
+from inscape.tasks.pairs import Pairs
 
 PLAIN = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}  # what token ids alone bring back
+
+
+def asked(
+    clean: Any, corrupted: Any, metric: Any, who: str, *, alone: bool = False, hint: str = ""
+) -> tuple[Any, Any, Metric]:
+    """(clean prompts, corrupted ones, metric) of what a method was given; a `Pairs` brings all three.
+
+    alone: one prompt will do. hint: what else would. Raises: InputError for what is missing, in the name of the method
+    `who`.
+    """
+    if isinstance(clean, Pairs):
+        if corrupted is not None:
+            raise InputError(f"{who}: {clean!r} holds both prompts of every pair; leave corrupted= out.")
+        metric = metric if metric is not None else logit_diff(clean.answer_ids, clean.wrong_ids)
+        clean, corrupted = clean.clean, clean.corrupted
+    if corrupted is None and not alone:
+        raise InputError(
+            f"{who} compares two prompts, and there is one here.\n"
+            f"  give corrupted=, of as many tokens as the clean one, a tasks.Pairs, which holds both{hint}."
+        )
+    if metric is None:
+        raise InputError(
+            f"{who} needs a metric, such as metric=ins.logit_diff(' Paris', ' Rome'); a tasks.Pairs brings its own."
+        )
+    return clean, corrupted, metric_of(metric)
+
+
+BY_ROLE = ", or give positions={role: positions} for the words that matter"
 
 
 @dataclass(eq=False)
@@ -28,6 +57,7 @@ class Pairing:
     source: Inputs | None
     n: int
     side: str | None
+    direction: str = "noise"
 
     @classmethod
     def of(cls, model: Model, clean: Any, corrupted: Any, direction: str, side: str | None) -> "Pairing":
@@ -42,28 +72,34 @@ class Pairing:
             same = [i for i in range(n_rows(one)) if _are_equal(one, two, i)]
             if same:
                 raise InputError(
-                    f"pair {same[0]}: the clean and the corrupted prompt are the same ({len(same)} such pairs in all), "
-                    "so that a patch can change nothing."
+                    f"pair {same[0]}: the clean and the corrupted prompt are the same"
+                    + (f" ({len(same)} such pairs in all)" if len(same) > 1 else "")
+                    + ", so that a patch can change nothing.\n  leave such pairs out, or change the words that matter."
                 )
         base, source = (two, one) if two is not None and direction == "denoise" else (one, two)
         assert base is not None
-        return cls(model, base, source, n_rows(base), side)
+        return cls(model, base, source, n_rows(base), side, direction)
 
     @property
     def lengths(self) -> list[int]:
         """Real tokens of every base row; 0 where the inputs are none."""
         return self.base.mask.sum(1).tolist() if self.base.mask is not None else [0] * self.n
 
-    def check_aligned(self) -> None:
-        """With every position a cell, position p must mean the same in both prompts of a pair."""
+    def check_aligned(self, or_else: str = "") -> None:
+        """With every position a cell, position p must mean the same in both prompts of a pair.
+
+        or_else: what can be done besides writing other prompts.
+        """
         assert self.source is not None
         theirs = self.source.mask.sum(1).tolist() if self.source.mask is not None else self.lengths
         for i, (a, b) in enumerate(zip(theirs, self.lengths, strict=True)):
             if a != b:
+                sides = [(a, self._text(self.source, i)), (b, self._text(self.base, i))]
+                (m, clean), (n, corrupted) = sides if self.direction == "denoise" else sides[::-1]
                 raise TokenError(
-                    f"pair {i}: the two prompts have {a} and {b} tokens, so that their positions do not line up.\n"
-                    f"  {self._text(self.source, i)}\n  {self._text(self.base, i)}\n"
-                    "  write prompts of equal length, or give positions={role: positions} for the words that matter."
+                    f"pair {i}: the two prompts have {m} and {n} tokens, so that their positions do not line up.\n"
+                    f"  clean      {clean}\n  corrupted  {corrupted}\n"
+                    f"  write prompts of equal length{or_else}."
                 )
 
     def _text(self, inputs: Inputs, row: int) -> str:
@@ -79,10 +115,7 @@ class Pairing:
 
     def inputs(self, rows: Sequence[int]) -> tuple[Any, bool]:
         """(what to run for these pairs: the base rows, then the source rows; are the latter there?)"""
-        is_plain = self.base.tokens is not None and set(self.base.kwargs) <= {
-            "input_ids", "attention_mask", "position_ids", "token_type_ids",
-        }  # fmt: skip
-        if is_plain:
+        if self.base.tokens is not None and set(self.base.kwargs) <= PLAIN:
             ids = [ids_of(self.base, r) for r in rows]
             both = ids + ([ids_of(self.source, r) for r in rows] if self.source is not None else [])
             return both, self.source is not None

@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.circuits.pairing import Measured, Pairing, measured
+from inscape.circuits.pairing import Measured, Pairing, asked, measured
 from inscape.circuits.places import set_to
 from inscape.circuits.sweep import grid_of
 from inscape.core.edit import Edit
 from inscape.core.errors import InputError, SiteError
 from inscape.core.grid import Grid
-from inscape.core.metrics import Metric, logit_diff, metric_of
+from inscape.core.metrics import Metric
 from inscape.core.progress import Progress
 from inscape.engine.cells import Cell
 from inscape.engine.forward import run
 from inscape.engine.planning import names_of, point_of
 from inscape.models.model import Model
 from inscape.models.points import Point
-from inscape.tasks.pairs import Pairs
 
 FREEZE = ("heads", "mlps")
 RECEIVERS = ("attn.q", "attn.k", "attn.v", "attn.z")
@@ -75,17 +74,13 @@ def path_patching(
     Source: Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969.
     """
     begun = time.perf_counter()
-    if isinstance(clean, Pairs):
-        given, clean, corrupted = clean, clean.clean, clean.corrupted
-        metric = metric if metric is not None else logit_diff(given.answer_ids, given.wrong_ids)
-    if metric is None or corrupted is None:
-        raise InputError("path_patching needs both prompts and a metric, such as ins.logit_diff(' Paris', ' Rome').")
+    clean, corrupted, metric = asked(clean, corrupted, metric, "path_patching")
     if not set(freeze) <= set(FREEZE) or "heads" not in freeze:
         raise InputError(f"freeze={tuple(freeze)!r}: it can be ('heads',) or ('heads', 'mlps').")
     both = Pairing.of(model, clean, corrupted, "noise", padding_side)
     both.check_aligned()
     ends = [_receiver(model, r) for r in receivers] if receivers is not None else []
-    job = _Paths(model, both, metric_of(metric), ends, positions, receive_at, tuple(freeze), way, progress)
+    job = _Paths(model, both, metric, ends, positions, receive_at, tuple(freeze), way, progress)
     points = [point_of(model, s) for s in names_of(model, senders)]
     if any(not p.name.endswith("attn.z") for p in points):
         odd = next(p.name for p in points if not p.name.endswith("attn.z"))

@@ -14,18 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.circuits.pairing import Measured, Pairing, measured
+from inscape.circuits.pairing import BY_ROLE, Measured, Pairing, asked, measured
 from inscape.circuits.places import Spot, labelled, patched, spots_of
 from inscape.core.edit import Edit
 from inscape.core.errors import EditError, InputError
 from inscape.core.grid import Cost, Grid
-from inscape.core.metrics import logit_diff, metric_of
+from inscape.core.metrics import Metric
 from inscape.core.progress import Progress, tell
 from inscape.engine.cells import Cell
 from inscape.engine.forward import run
 from inscape.engine.planning import names_of, point_of
 from inscape.models.model import Model
-from inscape.tasks.pairs import Pairs
 
 RECORD = 256 * 2**20  # bytes of recorded sites at once; more pairs are swept in groups
 DIRECTIONS = ("denoise", "noise")
@@ -71,15 +70,10 @@ def sweep(
     begun = time.perf_counter()
     if direction not in DIRECTIONS:
         raise InputError(f"direction={direction!r}: it can be {' or '.join(DIRECTIONS)}.")
-    if isinstance(clean, Pairs):
-        given, clean, corrupted = clean, clean.clean, clean.corrupted
-        metric = metric if metric is not None else logit_diff(given.answer_ids, given.wrong_ids)
-    if metric is None:
-        raise InputError("sweep needs a metric, such as metric=ins.logit_diff(' Paris', ' Rome').")
-    if corrupted is None and edit is None and edits is None:
-        raise InputError("with one prompt there is nothing to patch from: give corrupted=, or an edit= or edits=.")
+    alone, hint = edit is not None or edits is not None, ", or an edit= or edits= for the one prompt"
+    clean, corrupted, metric = asked(clean, corrupted, metric, "sweep", alone=alone, hint=hint)
     both = Pairing.of(model, clean, corrupted, direction, padding_side)
-    job = _Job(model, both, metric_of(metric), edit, way, batch_tokens)
+    job = _Job(model, both, metric, edit, way, batch_tokens)
     if edits is not None:
         axes, labels, spots = ("edit",), (tuple(_label(e) for e in edits),), []
         several: Any = [(e,) if isinstance(e, Edit) else tuple(e) for e in edits]
@@ -87,7 +81,7 @@ def sweep(
         names, several = names_of(model, sites), None
         axes, labels, spots = spots_of([point_of(model, n) for n in names], positions, heads, both.lengths, both.n)
         if both.source is not None and edit is None and positions == "all":
-            both.check_aligned()
+            both.check_aligned(BY_ROLE)
     groups = _groups(job, spots)
     made = []
     for i, rows in enumerate(groups):
@@ -124,7 +118,7 @@ def grid_of(
 class _Job:
     model: Model
     both: Pairing
-    metric: Any
+    metric: Metric
     edit: Callable[..., Edit] | None
     way: str | None
     batch_tokens: int | None

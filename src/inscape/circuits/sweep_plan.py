@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from inscape.circuits.pairing import Pairing, ids_of
+from inscape.circuits.pairing import Pairing, asked, ids_of
 from inscape.circuits.places import Spot, spots_of
 from inscape.core.costs import resident_bytes, words_of
-from inscape.core.metrics import metric_of
+from inscape.core.metrics import logit_diff
 from inscape.core.positions import check_at, select
 from inscape.core.step import Step
 from inscape.engine import growing
@@ -20,7 +20,6 @@ from inscape.engine.planning import names_of, point_of
 from inscape.engine.restart import PACK, check_way
 from inscape.engine.unembed import BUDGET, unembedding
 from inscape.models.model import Model
-from inscape.tasks.pairs import Pairs
 
 ROWS = 16  # of the larger of the two calibration runs
 
@@ -58,8 +57,8 @@ def plan_sweep(
 
     Raises: what `sweep` raises for the same pairs and places.
     """
-    if isinstance(clean, Pairs):
-        clean, corrupted = clean.clean, clean.corrupted
+    wanted = metric if metric is not None else logit_diff(0, 1)  # the scores of any two tokens cost as much
+    clean, corrupted, wanted = asked(clean, corrupted, wanted, "sweep", alone=edit is not None)
     both = Pairing.of(model, clean, corrupted, direction, None)
     points = [point_of(model, n) for n in names_of(model, sites)]
     _, _, spots = spots_of(points, positions, heads, both.lengths, both.n)
@@ -84,7 +83,7 @@ def plan_sweep(
             work += (length - (min(columns) if packed and columns else 0)) * (n_layers - layer)
     loop = float(sum(both.lengths) or both.n) * n_layers * len(spots)
     once, each = _seconds(model, both)
-    full = metric is not None and not metric_of(metric).columns
+    full = not wanted.columns
     head = runs * _row_seconds(model) if full else 0.0
     width = max((p.shape[-1] for p in model.module.parameters() if p.ndim > 1), default=1)
     peak = resident_bytes() + 3 * BUDGET * full + 4 * width * PACK * 12

@@ -39,6 +39,21 @@ def _words(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else words_of(seconds)
 
 
+def contrast(
+    base: Float[Tensor, " pair"], other: Float[Tensor, " pair"], metric: str, floor: float = 1e-3
+) -> Float[Tensor, " pair"]:
+    """other - base, pair by pair. Raises: InputError for pairs whose two runs differ by less than `floor`."""
+    apart = other - base
+    flat = (apart.abs() < floor).nonzero().flatten().tolist()
+    if flat:
+        raise InputError(
+            f"{len(flat)} of {len(apart)} pairs are no contrast: {metric} differs by less than {floor:g} "
+            f"between their two prompts (pairs {', '.join(map(str, flat[:5]))}).\n"
+            "  leave these pairs out, choose a metric that tells the prompts apart, or use the raw values."
+        )
+    return apart
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Raw metric of every cell, the mean over pairs: `values[site, position]`, or whatever `axes` say.
@@ -86,14 +101,7 @@ class Grid:
         """`normalised`, pair by pair."""
         if self.other is None:
             raise InputError("this sweep has no second run to measure against; values are in the metric itself.")
-        apart = self.other - self.base
-        flat = (apart.abs() < floor).nonzero().flatten().tolist()
-        if flat:
-            raise InputError(
-                f"{len(flat)} of {len(apart)} pairs are no contrast: {self.metric} differs by less than {floor:g} "
-                f"between their two prompts (pairs {', '.join(map(str, flat[:5]))}).\n"
-                "  leave these pairs out, choose a metric that tells the prompts apart, or use the raw values."
-            )
+        apart = contrast(self.base, self.other, self.metric, floor)
         shape = (-1, *[1] * (self.per_pair.ndim - 1))
         return (self.per_pair - self.base.reshape(shape)) / apart.reshape(shape)
 

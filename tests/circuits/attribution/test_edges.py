@@ -79,9 +79,14 @@ def test_a_reader_does_not_hear_what_is_written_after_it() -> None:
     assert bool(made.values[:, made.readers.index("output")].isfinite().all())
 
 
-def test_equal_prompts_have_edges_of_nothing() -> None:
-    made = edge_attribution(gpt2(), CLEAN, CLEAN, DIFF, steps=2)
-    assert float(made.values.nan_to_num(0.0).abs().max()) == 0.0
+def test_a_head_that_writes_the_same_in_both_prompts_has_edges_of_nothing() -> None:
+    module = copy.deepcopy(gpt2().module)
+    with torch.no_grad():
+        module.transformer.h[1].attn.c_proj.weight[8:16] = 0.0  # rows of head 1, of width 8
+    made = edge_attribution(ins.open(module), CLEAN, CORRUPTED, DIFF, steps=2)
+    of_none, of_one = (made.values[made.writers.index(f"layers.1.attn.{h}")].nan_to_num(0.0) for h in (1, 2))
+    assert float(of_none.abs().max()) == 0.0
+    assert float(of_one.abs().max()) > 0.0
 
 
 def test_more_steps_bring_the_sum_of_the_embeddings_edges_to_the_whole_difference() -> None:
@@ -131,9 +136,9 @@ def test_models_and_prompts_without_edges_say_why() -> None:
     with pytest.raises(ins.ModelError, match="cross-attention"):
         edge_attribution(ins.open(build("t5")), inputs_for("t5"), inputs_for("t5"), DIFF)
     model = gpt2()
-    with pytest.raises(ins.TokenError, match="real tokens a row"):
+    with pytest.raises(ins.TokenError, match="do not line up"):
         edge_attribution(model, CLEAN, [[1, 2, 3], [4, 5, 6]], DIFF)
-    with pytest.raises(ins.InputError, match="give pairs"):
+    with pytest.raises(ins.InputError, match="pair by pair"):
         edge_attribution(model, CLEAN, CORRUPTED[:1], DIFF)
     with pytest.raises(ins.InputError, match="whole, qkv, heads"):
         edge_attribution(model, CLEAN, CORRUPTED, DIFF, split="head")

@@ -178,7 +178,7 @@ def test_what_is_no_pair_says_so() -> None:
     model = gpt2()
     with pytest.raises(ins.InputError, match="pair by pair"):
         attribution_patching(model, CLEAN, CORRUPTED[:1], metric=DIFF)
-    with pytest.raises(ins.InputError, match="needs corrupted="):
+    with pytest.raises(ins.InputError, match="attribution_patching compares two prompts"):
         attribution_patching(model, CLEAN, metric=DIFF)
     with pytest.raises(ins.InputError, match="denoise or noise"):
         attribution_patching(model, CLEAN, CORRUPTED, metric=DIFF, direction="both")

@@ -21,11 +21,11 @@ from inscape.circuits.attribution.first_order import Moves, away, real_only
 from inscape.circuits.attribution.integrated import Path, quadrature
 from inscape.circuits.attribution.objective import Objective, last_scores
 from inscape.circuits.attribution.stream_graph import SPLITS, Reader, Writer, stream_graph
+from inscape.circuits.pairing import Pairing, asked
 from inscape.core.edit import Edit
 from inscape.core.errors import InputError, NotConvergedError
-from inscape.core.metrics import metric_of
+from inscape.core.grid import contrast
 from inscape.core.progress import Progress, tell
-from inscape.engine.inputs import prepare
 from inscape.engine.planning import tasks_of
 from inscape.engine.whole import rows_of
 from inscape.models.model import Model
@@ -44,7 +44,7 @@ class EdgeScores:
 
     per_pair: the same for every pair. null: spread of a score when every coordinate's sign is drawn at random, so that
     |score| / null says how far the coordinates agree. whole: each writer's effect by all its ways, [writer]. gap: how
-    far the edges are from adding up to it. metric: of the clean and of the corrupted runs, [pair].
+    far the edges are from adding up to it. metric: of the clean and of the corrupted runs, [pair]; name: what it is.
     """
 
     writers: tuple[str, ...]
@@ -55,6 +55,15 @@ class EdgeScores:
     whole: Float[Tensor, " writer"]
     gap: float
     metric: tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]
+    name: str = "the metric"
+
+    def normalised(self, *, floor: float = 1e-3) -> Float[Tensor, "writer reader"]:
+        """Scores as shares of what the whole corrupted prompt changes, the mean over pairs.
+
+        Raises: InputError for pairs whose two runs hardly differ, where this says nothing; floor is in the metric.
+        """
+        apart = contrast(*self.metric, self.name, floor)
+        return (self.per_pair / apart.to(self.per_pair)[:, None, None]).mean(0)
 
     def top(self, n: int = 20) -> list[tuple[str, str, float]]:
         """The n edges of largest |score|: (writer, reader, score)."""
@@ -69,8 +78,8 @@ class EdgeScores:
 def edge_attribution(
     model: Model,
     clean: Any,
-    corrupted: Any,
-    metric: Any,
+    corrupted: Any = None,
+    metric: Any = None,
     *,
     steps: int = 1,
     rule: str = "midpoint",
@@ -84,12 +93,13 @@ def edge_attribution(
     `score(u -> v) = (u on the corrupted prompt - u on the clean one) . dm/d(what v reads of the stream)`.
     EAP fails where the metric is flat at the clean run, as in saturated predictions; EAP-IG is the safer first look.
     Both are estimates: check the edges that matter by path patching.
-    clean, corrupted: pairs with as many real tokens each. split: what attention reads "whole", by "qkv", or by "heads"
-        (queries by head, keys and values by key-value head). tolerance: of `gap`, by precision when left out.
+    clean, corrupted, metric: as in `ins.sweep`, with as many real tokens in both prompts of a pair.
+    split: what attention reads "whole", by "qkv", or by "heads" (queries by head, keys and values by key-value head).
+    tolerance: of `gap`, by precision when left out.
     Cost: two forwards and `steps` forwards and backwards, plus a short backward a reader; memory of all that the
         writers add, at all positions.
-    Raises: ModelError where the stream is not a plain sum; NotConvergedError where edges do not add up to their
-        writer's effect, which says that some reader is not seen.
+    Raises: what `ins.sweep` raises for pairs that do not line up; ModelError where the stream is not a plain sum;
+        NotConvergedError where edges do not add up to their writer's effect: some reader is not seen.
     Source: Syed et al. 2023, arXiv:2310.10348; Hanna et al. 2024, arXiv:2403.17806 (inputs). Readers' norms are
     differentiated through, as there.
     """
@@ -97,19 +107,20 @@ def edge_attribution(
         raise InputError(f"split={split!r}: it can be {', '.join(SPLITS)}.")
     if steps < 1:
         raise InputError(f"steps={steps}: it takes at least one.")
-    made_of = metric_of(metric)
+    clean, corrupted, made_of = asked(clean, corrupted, metric, "edge_attribution")
     if made_of.reference and steps == 1:
         raise InputError(
             f"{made_of.name} is flat at the clean run, which it compares with, so every score would be 0.\n"
             "  take steps=5 or more (EAP-IG), or a logit difference."
         )
-    a, b = prepare(model, clean), prepare(model, corrupted)
+    graph = stream_graph(model, split)
+    both = Pairing.of(model, clean, corrupted, "noise", None)
+    both.check_aligned()
+    a, b = both.base, both.source
+    assert b is not None
     reference = last_scores(model, a) if made_of.reference else None
     here, there = (Objective.of(model, x, made_of, reference) for x in (a, b))
     n, size = here.n_rows, max(1, batch_tokens // (a.mask.shape[1] if a.mask is not None else 64))
-    if there.n_rows != n:
-        raise InputError(f"{n} clean prompts and {there.n_rows} corrupted ones; give pairs.")
-    graph = stream_graph(model, split)
     made = []
     for start in range(0, n, size):
         rows = list(range(start, min(start + size, n)))
@@ -127,10 +138,10 @@ def edge_attribution(
         )
     names, keep = _without_nothing(names, per_pair, NOTHING.get(model.dtype, 0.1))
     per_pair, squares = per_pair[:, :, keep], squares[:, :, keep]
-    both = (torch.cat([m.metric[0] for m in made]), torch.cat([m.metric[1] for m in made]))
+    metrics = (torch.cat([m.metric[0] for m in made]), torch.cat([m.metric[1] for m in made]))
     return EdgeScores(
         tuple(w.name for w in writers), names, per_pair.mean(0), per_pair, squares.sum(0).sqrt() / n, whole.mean(0),
-        float(off), both,
+        float(off), metrics, repr(made_of),
     )  # fmt: skip
 
 

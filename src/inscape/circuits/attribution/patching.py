@@ -17,11 +17,11 @@ from torch import Tensor
 from inscape.circuits.attribution.by_place import columns_of, row_columns, summed_by_place
 from inscape.circuits.attribution.first_order import Moves, away
 from inscape.circuits.attribution.objective import Objective, last_scores
-from inscape.circuits.pairing import Pairing
+from inscape.circuits.pairing import BY_ROLE, Pairing, asked
 from inscape.circuits.places import Spot, spots_of
 from inscape.core.errors import InputError, TokenError
 from inscape.core.grid import Cost, Grid
-from inscape.core.metrics import logit_diff, metric_of
+from inscape.core.metrics import Metric
 from inscape.core.progress import Progress, tell
 from inscape.core.step import Step
 from inscape.engine.forward import run
@@ -29,7 +29,6 @@ from inscape.engine.inputs import Inputs
 from inscape.engine.planning import names_of, point_of, tasks_of
 from inscape.engine.whole import rows_of
 from inscape.models.model import Model
-from inscape.tasks.pairs import Pairs
 
 TOKENS = 4096  # of base prompts that are run at once
 DIRECTIONS = ("denoise", "noise")
@@ -86,18 +85,12 @@ def attribution_patching(
         raise InputError(f"direction={direction!r}: it can be {' or '.join(DIRECTIONS)}.")
     if control not in (None, *CONTROLS):
         raise InputError(f"control={control!r}: it can be 'shuffle' or None.")
-    if isinstance(clean, Pairs):
-        given, clean, corrupted = clean, clean.clean, clean.corrupted
-        metric = metric if metric is not None else logit_diff(given.answer_ids, given.wrong_ids)
-    if metric is None or corrupted is None:
-        raise InputError(
-            "attribution patching needs corrupted= and a metric, such as ins.logit_diff(' Paris', ' Rome')."
-        )
+    clean, corrupted, metric = asked(clean, corrupted, metric, "attribution_patching")
     both = Pairing.of(model, clean, corrupted, direction, padding_side)
     names = names_of(model, sites)
     axes, labels, spots = spots_of([point_of(model, n) for n in names], positions, heads, both.lengths, both.n)
     if isinstance(positions, str) and positions == "all":
-        both.check_aligned()
+        both.check_aligned(BY_ROLE)
     objective = _objective(both, metric, direction)
     work = _Work(both, objective, _of_source(both, metric), spots, names, batch_tokens, progress)
     per_pair, squares, base, other = work.estimated(list(range(both.n)))
@@ -107,7 +100,7 @@ def attribution_patching(
     cost = Cost(seconds, seconds, 3 * both.n, 0, 4 * layers, layers * len(spots))
     made = Estimates(
         (base[:, None] + per_pair).reshape(shape).mean(0), axes, labels, (base[:, None] + per_pair).reshape(shape),
-        base, other, repr(metric_of(metric)), "patch", cost, "attribution patching", "two forwards and one backward",
+        base, other, repr(metric), "patch", cost, "attribution patching", "two forwards and one backward",
         both.token_texts(), spread=(squares.sum(0).sqrt() / both.n).reshape(shape[1:]),
     )  # fmt: skip
     return replace(made, control=_shuffled(made, work, seed)) if control is not None else made
@@ -135,8 +128,7 @@ def _shuffled(made: Estimates, work: "_Work", seed: int) -> Estimates:
     return replace(made, values=values, per_pair=per_pair.reshape(shape), spread=spread, edit="patch of another pair")
 
 
-def _objective(both: Pairing, metric: Any, direction: str) -> Objective:
-    made = metric_of(metric)
+def _objective(both: Pairing, made: Metric, direction: str) -> Objective:
     if not made.reference:
         return Objective.of(both.model, both.base, made)
     if made.reference == "base" or direction == "noise":
@@ -148,10 +140,9 @@ def _objective(both: Pairing, metric: Any, direction: str) -> Objective:
     return Objective.of(both.model, both.base, made, last_scores(both.model, both.source))
 
 
-def _of_source(both: Pairing, metric: Any) -> Objective | None:
+def _of_source(both: Pairing, made: Metric) -> Objective | None:
     """The metric of the source runs, by which estimates are normalised, where it means the same there."""
     assert both.source is not None
-    made = metric_of(metric)
     return None if made.reference or made.at == "all" else Objective.of(both.model, both.source, made)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inscape.circuits.weights.factored import Factored
-from inscape.circuits.weights.layer import Layer, attending, block_of, layers
+from inscape.circuits.weights.layer import Layer, attending, block_of, layers, why_not
 from inscape.circuits.weights.origins import Origin, linear_map
 from inscape.circuits.weights.rotary import checked_offsets, mean_turn
 from inscape.core.errors import ModelError, ShapeError
@@ -107,7 +107,10 @@ def heads(
     """
     blocks = attending(model) if layer is None else (block_of(model, layer),)
     if not blocks:
-        raise ModelError(f"{type(model.module).__name__} has no layer whose heads can be taken apart.")
+        raise ModelError(
+            f"{type(model.module).__name__} has no layer whose heads can be taken apart{why_not(model)}.\n"
+            "  that takes attn.in, attn.v and attn.z; model.sites shows what there is."
+        )
     wired = layers(model, blocks)
     return [_head(model, b, w, h, fold, offsets) for b, w in zip(blocks, wired, strict=True) for h in range(w.heads)]
 

@@ -84,6 +84,12 @@ def attending(model: Model) -> tuple[Block, ...]:
     return tuple(b for b in model.blocks if _can(model, b))
 
 
+def why_not(model: Model) -> str:
+    """What this family's table says of its attention."""
+    note = model.family.notes.get("attn", "")
+    return f" ({note})" if note else ""
+
+
 def layers(model: Model, blocks: Sequence[Block]) -> list[Layer]:
     """The wiring of these blocks; those not studied yet share one forward of the probe.
 
@@ -93,7 +99,7 @@ def layers(model: Model, blocks: Sequence[Block]) -> list[Layer]:
         if not _can(model, block):
             raise ModelError(
                 f"{block.name} of {type(model.module).__name__} offers no attn.in, attn.v and attn.z: "
-                "its heads cannot be taken apart."
+                f"its heads cannot be taken apart{why_not(model)}."
             )
     missing = [b for b in blocks if ("wiring", b.name) not in model.plans]
     if missing:
