@@ -99,14 +99,19 @@ def test_exchanging_everything_is_patching_the_whole_site() -> None:
     torch.testing.assert_close(whole.effects["V"].score, whole.effects["full"].score, atol=1e-3, rtol=1e-3)
 
 
-def planted() -> tuple["ins.Model", Contrast, Tensor]:
-    """A model that answers 60 where its last token lies along +u, and 61 where it lies along -u, and nothing else."""
+def planted(inner: int = 128, told: int = -1, silent: int = -1) -> tuple["ins.Model", Contrast, Tensor]:
+    """A model that answers 60 where its last token lies along +u, and 61 where it lies along -u, and nothing else.
+
+    In its MLP of `inner` neurons the neuron `told` fires where the token lies along +u and is read by nobody; `silent`
+    never fires and writes along u. All others have something to say that is neither.
+    """
     g = torch.Generator().manual_seed(5)
     module = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             n_layer=1,
             n_embd=32,
             n_head=2,
+            n_inner=inner,
             vocab_size=64,
             n_positions=8,
             tie_word_embeddings=False,
@@ -125,6 +130,15 @@ def planted() -> tuple["ins.Model", Contrast, Tensor]:
         module.transformer.wte.weight.copy_(0.5 * rest + 2 * sign[:, None] * u)
         module.transformer.ln_f.weight.fill_(1.0)
         module.lm_head.weight[60], module.lm_head.weight[61] = 3 * u, -3 * u
+        if told >= 0:
+            read, write = 0.1 * torch.randn(32, inner, generator=g), 0.1 * torch.randn(inner, 32, generator=g)
+            read, write = read - torch.outer(u, u @ read), write - torch.outer(write @ u, u)
+            read[:, told], read[:, silent] = u, 0
+            write[told], write[silent] = 0, 4 * u
+            block = module.transformer.h[0]
+            block.ln_2.weight.fill_(1.0)
+            block.mlp.c_fc.weight.copy_(read)
+            block.mlp.c_proj.weight.copy_(write)
     even = torch.randint(1, 29, (40, 3), generator=g) * 2
     odd = torch.cat([even[:, :2], torch.randint(1, 29, (40, 1), generator=g) * 2 + 1], 1)
     last, full = torch.full((40,), 2), torch.full
@@ -136,14 +150,14 @@ def test_the_search_finds_what_was_planted_and_keeps_the_model() -> None:
     model, contrast, u = planted()
     site = "layers.0.resid_post"
     before = {n: p.clone() for n, p in model.module.named_parameters()}
-    found = das(model, site, contrast, epochs=20)
+    found = das(model, site, contrast, epochs=30)
     assert abs(float(found.V[:, 0] @ u)) > 0.9
     torch.testing.assert_close(found.V.norm(), torch.tensor(1.0))
-    assert len(found.history) == 40
+    assert len(found.history) == 60
     assert found.history[-1] < 0.2 * found.history[0]
     assert all(p.requires_grad and p.grad is None for p in model.module.parameters())
     assert all(torch.equal(before[n], p) for n, p in model.module.named_parameters())
-    assert torch.equal(das(model, site, contrast, epochs=20).V, found.V)
+    assert torch.equal(das(model, site, contrast, epochs=30).V, found.V)
     report = audit(model, site, found, contrast, reader="downstream")
     assert report.verdict == "supported"
     assert report.effects["V"].interchange == 1.0
@@ -151,6 +165,26 @@ def test_the_search_finds_what_was_planted_and_keeps_the_model() -> None:
     assert found.score(model, contrast).lost.value == pytest.approx(report.effects["V"].lost.value, rel=1e-4)
     direction = found.direction()
     assert (direction.site, direction.model) == (site, model.fingerprint)
+
+
+@pytest.mark.parametrize("inner", [128, 2048])
+def test_the_search_finds_an_illusion_that_was_planted(inner: int) -> None:
+    """v = (told + silent) / sqrt 2 moves the answer; exchanging the whole MLP, or what is read of v, does nothing."""
+    told, silent = inner // 3, 2 * inner // 3
+    model, contrast, _ = planted(inner, told, silent)
+    site, best = "layers.0.mlp.act", torch.zeros(inner)
+    best[[told, silent]] = 0.5**0.5
+    by_theory = audit(model, site, best, contrast)
+    found = das(model, site, contrast, epochs=60)
+    report = audit(model, site, found, contrast)
+    for r in (by_theory, report):
+        assert r.verdict == "illusion-like"
+        assert r.row_test == "lost"
+        assert abs(r.effects["full"].lost.value) < 0.05
+    assert float(by_theory.random.abs().max()) < 0.1
+    assert report.effects["V"].lost.value > 0.5 * by_theory.effects["V"].lost.value
+    assert found.history[-1] < 0.5 * found.history[0]
+    assert float(found.V.square().max()) < 0.6  # on no single axis
 
 
 def test_shuffled_answers_leave_nothing_to_find() -> None:
@@ -163,7 +197,7 @@ def test_shuffled_answers_leave_nothing_to_find() -> None:
 
 def test_a_plane_holds_the_planted_line() -> None:
     model, contrast, u = planted()
-    found = das(model, "layers.0.resid_post", contrast, 2, epochs=10)
+    found = das(model, "layers.0.resid_post", contrast, 2)
     torch.testing.assert_close(found.V.T @ found.V, torch.eye(2), atol=1e-5, rtol=0)
     assert float((found.V.T @ u).norm()) > 0.9
     with pytest.raises(ins.InputError, match="has 2 dimensions; a direction has one"):

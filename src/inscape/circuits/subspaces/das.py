@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import orthogonal
 
 from inscape.circuits.subspaces.contrast import Contrast, Effect, effect, scores, values
 from inscape.core.direction import Direction
@@ -52,21 +51,20 @@ class Subspace:
         return effect(before, after, turned)
 
 
-class _Rotated(nn.Module):
-    """The first k columns of an orthogonal matrix of size d."""
+class _Basis(nn.Module):
+    """An orthonormal basis of k columns, as the QR factor of a free matrix.
+
+    Its entries are of size one, so a step of Adam turns V by about lr, whatever d is. Householder vectors have entries
+    of size d^-1/2: in a site of 2048 units the first steps outgrow them, and V falls onto the first axis and stays.
+    """
 
     def __init__(self, d: int, k: int, seed: int) -> None:
         super().__init__()
-        map_ = nn.Linear(k, d, bias=False)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            map_.weight.copy_(torch.linalg.qr(torch.randn(d, k, generator=generator)).Q)
-        self.map = orthogonal(map_, orthogonal_map="householder", use_trivialization=False)
+        self.free = nn.Parameter(torch.randn(d, k, generator=torch.Generator().manual_seed(seed)))
 
     @property
     def V(self) -> Float[Tensor, "d k"]:
-        weight: Any = self.map.weight  # torch types a parametrised weight as Tensor or Module
-        return weight
+        return torch.linalg.qr(self.free).Q
 
 
 def das(
@@ -85,7 +83,7 @@ def das(
     Cost: epochs x pairs forwards, and backwards down to the site; one run of the sources. Deterministic by `seed`.
     Raises: InputError for pairs without contrast or several tokens; ModelError where gradients do not reach the site.
     Source: Geiger et al. 2023, arXiv:2303.02536; settings of Makelov et al. 2023, arXiv:2311.17030. Ours keeps only the
-    k columns that are exchanged (Householder), theirs rotate all of d.
+    k columns that are exchanged, theirs rotate all of d.
     """
     if control not in CONTROLS:
         raise InputError(f"control={control!r} is none of das; it can be 'shuffle' or None.")
@@ -101,7 +99,7 @@ def das(
         swap = torch.rand(len(contrast), generator=torch.Generator().manual_seed(seed)) < 0.5
         wanted = torch.where(swap, contrast.answer, contrast.wrong)
     steps = epochs * ceil(len(contrast) / batch)
-    rotated = _Rotated(d, k, seed).to(model.device)
+    basis = _Basis(d, k, seed).to(model.device)
 
     def loss(module: Any, rows: Int[Tensor, " batch"]) -> tuple[Tensor, Mapping[str, Any]]:
         part = contrast.subset(rows)
@@ -114,11 +112,11 @@ def das(
 
     with frozen(model.module):
         history = fit(
-            rotated, partial(_rows, len(contrast), batch, seed), loss, steps=steps, lr=lr,
+            basis, partial(_rows, len(contrast), batch, seed), loss, steps=steps, lr=lr,
             schedule=partial(linear, floor=floor), optimizer=torch.optim.Adam, clip=None, seed=seed, progress=progress,
         )  # fmt: skip
     said = f"DAS, {k} dimension{'s' * (k > 1)}, {len(contrast)} pairs" + (", shuffled answers" if control else "")
-    return Subspace(site, rotated.V.detach().cpu(), tuple(history.loss), said, model.fingerprint, shape)
+    return Subspace(site, basis.V.detach().cpu(), tuple(history.loss), said, model.fingerprint, shape)
 
 
 def _rows(n: int, batch: int, seed: int, step: int) -> Int[Tensor, " batch"]:
