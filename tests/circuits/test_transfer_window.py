@@ -9,7 +9,9 @@ import torch
 import inscape as ins
 from inscape import tasks
 from inscape.circuits.bank import ablation_bank
-from inscape.circuits.transfer_window import heads_needed, restricted, transfer_window
+from inscape.circuits.transfer_heads import HeadsNeeded, heads_needed
+from inscape.circuits.transfer_window import transfer_window
+from inscape.circuits.waiting import restricted
 from inscape.dynamics.toys.name_order import FORMS
 from tests.common.small import gpt2
 
@@ -59,11 +61,66 @@ def test_a_model_that_reads_nothing_but_its_last_token_can_wait_to_the_end() -> 
         own = replace(pairs, answer_ids=top, wrong_ids=(top + 1) % 64, answer_sets=(), candidate_sets=())
         found = transfer_window(model, own, bank_of(model))
         assert (found.wait, found.transfer, found.faithfulness) == (2, 1, 1.0)
-        assert found.blocked == 1.0
+        assert found.blocked == found.relative == 1.0
+        assert found.waits() == 2
         assert set(found.elsewhere) == set(found.blocked_elsewhere) == {0, 1}
+        left = transfer_window(model, own, bank_of(model), finish=1, n_elsewhere=1, controls=())
+        assert (left.wait, left.transfer, len(left.elsewhere)) == (1, 1, 1)
+        assert str(left).startswith(
+            "wait 1, transfer 1 of 3 layers: 100% of 12 answers kept (100% elsewhere); 100% with"
+        )
     finally:
         for block, weight in zip(module.transformer.h, kept, strict=True):
             block.attn.c_proj.weight.data.copy_(weight)
+
+
+def test_a_staged_search_looks_at_the_transfers_of_one_wait() -> None:
+    model, pairs = fixed()
+    bank = bank_of(model)
+    joint = transfer_window(model, pairs, bank, threshold=0.3, controls=("position",))
+    staged = transfer_window(model, pairs, bank, threshold=0.3, controls=("position",), search="staged")
+    expected = max(w for w in range(3) if float(joint.waiting["key"][w]) >= 0.3)
+    assert staged.wait == expected
+    torch.testing.assert_close(staged.surface[expected], joint.surface[expected], equal_nan=True)
+    assert bool(staged.surface[[w for w in range(3) if w != expected]].isnan().all())
+    assert torch.equal(staged.waiting["key"], joint.waiting["key"])
+    with_room = transfer_window(model, pairs, bank, threshold=2.0, controls=(), search="staged", finish=2)
+    assert (with_room.wait, with_room.transfer) == (0, 1)
+
+
+def test_what_reaches_no_threshold_is_measured_at_its_best_and_says_so() -> None:
+    model, pairs = fixed()
+    found = transfer_window(model, pairs, bank_of(model), threshold=1.01, controls=("position",))
+    assert not found.reached
+    assert str(found).startswith("not reached: wait")
+    best = found.surface[~found.surface.isnan()].max()
+    assert found.faithfulness == float(best)
+    assert len(found.elsewhere) == 3 - found.transfer
+    assert found.waits(-0.01) == -1
+
+
+def test_relative_accuracy_counts_every_prompt() -> None:
+    model, pairs = fixed()
+    odd = torch.arange(12) % 3 == 0  # a third of the answers are taken from the second best
+    ids = torch.tensor(pairs.clean_ids)
+    second = ins.run(model, ids, output="last").output.logits[:, -1].topk(2).indices[:, 1]
+    answers = torch.where(odd, second, pairs.answer_ids)
+    some = replace(pairs, answer_ids=answers, wrong_ids=(answers + 1) % 64, answer_sets=(), candidate_sets=())
+    bank = bank_of(model)
+    found = transfer_window(model, some, bank, wait=1, transfer=1, controls=())
+    right = some.answered_by(model, edits=restricted(model, bank, 1, 1))
+    assert (found.accuracy, found.n) == (pytest.approx(8 / 12), 8)
+    assert found.relative == pytest.approx(float(right.double().mean()) / (8 / 12))
+    assert found.faithfulness == float(right[~odd].double().mean())
+
+
+def test_heads_that_can_go_are_counted_beside_a_random_order() -> None:
+    heads = HeadsNeeded(
+        (("layers.0", 0), ("layers.0", 1)), torch.tensor([1.0, 0.5]), torch.tensor([1.0, 0.96, 0.2]),
+        torch.tensor([1.0, 0.5, 0.2]),
+    )  # fmt: skip
+    assert heads.spare() == (1, 0)
+    assert heads.spare(0.1) == (2, 2)
 
 
 def test_the_plan_is_the_slow_description_of_it() -> None:
@@ -112,6 +169,8 @@ WRONG: dict[str, tuple[Any, str]] = {
         "prompts of one template",
     ),
     "an unknown control": (lambda m, p, b: transfer_window(m, p, b, controls=("noise",)), "there are position, mean"),
+    "an unknown search": (lambda m, p, b: transfer_window(m, p, b, search="all"), "it can be joint or staged"),
+    "nothing left": (lambda m, p, b: transfer_window(m, p, b, finish=3), "leaves no layer to transfer in"),
     "too many layers": (lambda m, p, b: transfer_window(m, p, b, wait=2, transfer=2), "has 3 layers"),
     "no such plan": (lambda m, p, b: restricted(m, b, 3, 1), "has 3 layers"),
     "nothing right": (
