@@ -57,3 +57,14 @@ def test_the_gradients_of_all_sites_foretell_an_edit_of_all_of_them(name: str) -
 
     # norms compute in float32 inside some models, so the step cannot be smaller
     assert (moved(1e-3) - moved(-1e-3)) / 2e-3 == pytest.approx(told, abs=0.1)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("name", ["falcon_old", "falcon_new", "gpt2", "gemma2"])
+def test_values_with_a_graph_are_those_without_also_where_a_model_goes_on_in_place(name: str, trained: bool) -> None:
+    model, inputs = ins.open(copy.deepcopy(build(name)).requires_grad_(trained)), inputs_for(name)
+    sites = [s.name for s in model.sites if s.name.endswith(("_out", "resid_pre", "resid_post", "mlp.act"))]
+    plain, graph = (ins.run(model, inputs, read=sites, grad=g, output=True) for g in (False, True))
+    for site in sites:
+        torch.testing.assert_close(graph[site].detach(), plain[site], rtol=0, atol=0)
+    torch.testing.assert_close(graph.output.logits.detach(), plain.output.logits, rtol=0, atol=0)

@@ -380,8 +380,14 @@ def _at_point(session: Session, task: Task, x: Tensor) -> Tensor:
     if new is not seen or (session.grad and seen is not x):  # with a graph, what was recorded must lie on the path
         back = unview(point, new, x)
         is_same = new is seen and (point.scale is not None or point.rules)
-        return x.detach() + (back - back.detach()) if is_same else back  # undoing a rule would round the output
-    return x
+        # undoing a rule would round the output
+        return x.detach() + (back - back.detach()) if is_same else _apart(session, task, back)
+    return _apart(session, task, x)
+
+
+def _apart(session: Session, task: Task, x: Tensor) -> Tensor:
+    """With a graph the record is no copy, and a model may go on in place (Falcon adds attention to the MLP's)."""
+    return x.clone() if session.grad and task.read else x
 
 
 def _in_two_places(session: Session, task: Task, x: Tensor, seen: Tensor, step: Step) -> Tensor:
