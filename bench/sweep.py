@@ -2,7 +2,8 @@
 
 Question: what do 18 layers x 15 positions of an indirect-object pair cost, for any metric and for the logit difference
 of known tokens? The loop is run whole once, which checks every value; each round then times a few of its cells, scaled
-to all. Also: 32 pairs in one call, every head's z at the last token, and a prompt of 512 tokens.
+to all. Also: 32 pairs in one call, every head's z at the last token, a prompt of 512 tokens, and what gradients tell
+of the same places (`bench/attribution.py`).
 """
 
 import statistics
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 import inscape as ins
+from bench.attribution import agreement
 from bench.common import Row, rounds, row, same, set_up, write
 from inscape import tasks
+from inscape.circuits.attribution.patching import attribution_patching
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
@@ -60,6 +63,9 @@ def main() -> None:
         "every head's z at the last token, in bare forwards": (
             lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=metric, **zs), bare, 1, 6,
         ),
+        "attribution patching of all places, in bare forwards": (
+            lambda: attribution_patching(model, CLEAN, CORRUPTED, metric=metric), bare, 1, 4,
+        ),
         f"32 pairs at {len(pairs.roles)} roles in one call": (
             lambda: ins.sweep(model, pairs, positions=pairs.roles), few, 32 * len(pairs.roles) / width, 1 / 25,
         ),
@@ -69,6 +75,7 @@ def main() -> None:
         ),
     }  # fmt: skip
     rows: list[Row] = [{"title": "the loop", "case": "270 cells, whole", "seconds": whole, "bare_s": median(bare)}]
+    rows += agreement(model, CLEAN, CORRUPTED, metric)
     for name, (call, base, times, limit) in cases.items():
         slow = name.startswith(("32", "512"))
         if not slow:

@@ -5,7 +5,9 @@ import torch
 
 import inscape as ins
 from inscape.circuits.attribution.first_order import first_order, gradient_times_activation
+from inscape.circuits.attribution.objective import Objective
 from inscape.core.metrics import accuracy, kl, log_prob, logit_diff, loss, rank
+from inscape.engine.inputs import prepare
 from tests.circuits.attribution.nets import Side, chain, first_class, rows
 from tests.common.small import gpt2
 from tests.common.zoo import build, inputs_for
@@ -26,6 +28,15 @@ def test_on_a_linear_net_the_effect_of_every_edit_is_exact() -> None:
         told = first_order(model, x, first_class, edit)
         done = first_class(ins.run(model, x, edits=[edit]).output[:, -1]) - told.metric
         torch.testing.assert_close(told.total(), done.float(), atol=1e-6, rtol=1e-5)
+
+
+def test_nothing_below_the_first_site_is_part_of_a_graph_and_parameters_are_left_as_they_were() -> None:
+    model = gpt2()
+    objective = Objective.of(model, prepare(model, IDS), DIFF)
+    value = objective.forward(["layers.1.mlp_out"]).values["layers.1.mlp_out"]
+    assert value.is_leaf
+    assert value.requires_grad
+    assert all(p.requires_grad for p in model.module.parameters())
 
 
 def test_gradient_times_activation_is_minus_the_effect_of_ablation() -> None:

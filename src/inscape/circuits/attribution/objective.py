@@ -1,5 +1,6 @@
 """What attribution differentiates: a metric of every row, with no more of the head computed than it needs."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from inscape.engine.tail import tail_of
 from inscape.engine.unembed import Unembedding
 from inscape.engine.whole import logits_of, rows_of
 from inscape.models.model import Model
+from inscape.train.frozen import frozen
 
 FLAT = {"rank": "log_prob", "accuracy": "logit_diff"}  # piecewise constant -> what to take in their place
 
@@ -91,10 +93,7 @@ class Objective:
         grads = {}
         for site, grad in zip(sites, found, strict=True):
             if grad is None and point_of(self.model, site).kind != "expert":
-                raise InputError(
-                    f"no gradient reaches {site}: the metric is not made of it, or what lies between them (quantised "
-                    "weights, a replayed state) lets none through.\n  measure it exactly with ins.sweep."
-                )
+                raise _unreached(site, self.bound.metric.name)
             grads[site] = grad if grad is not None else torch.zeros_like(graph.values[site])
         values = {s: graph.values[s].detach() for s in sites}
         graph.trace.values_ = {}
@@ -116,8 +115,9 @@ class Objective:
         short = self.unembed if self._ends_before_the_head(sites, edits) else None
         read = [*sites, *([self.stream] if short is not None and self.stream not in sites else [])]
         output: Any = False if short is not None else ("last" if self._last_alone(inputs) else True)
-        trace = run(self.model, inputs, read=read or None, edits=list(edits), output=output, grad=grad)
-        with torch.set_grad_enabled(grad):
+        still = frozen(self.model.module) if grad else contextlib.nullcontext()  # no graph below the first site
+        with still, torch.set_grad_enabled(grad):
+            trace = run(self.model, inputs, read=read or None, edits=list(edits), output=output, grad=grad)
             if short is not None:
                 numbers = self._from_the_stream(short, trace[self.stream], torch.tensor(list(which)), inputs)
             else:
@@ -127,7 +127,7 @@ class Objective:
                 if not trace[site].is_floating_point():
                     raise InputError(f"{site} holds {trace[site].dtype} numbers, which have no gradient.")
             if not numbers.requires_grad:
-                raise InputError(f"{self.bound.metric.name} has no gradient at {', '.join(sites[:3]) or 'any site'}.")
+                raise _unreached(", ".join(sites[:3]) or "any site", self.bound.metric.name)
         return Gradients({s: trace[s] for s in sites}, {}, numbers, trace)
 
     def measure(self, rows: Sequence[int] | None = None, edits: Sequence[Edit] = ()) -> Float[Tensor, " n"]:
@@ -164,6 +164,13 @@ class Objective:
 
     def _last_alone(self, inputs: Inputs) -> bool:
         return self.bound.metric.at == "last" and inputs.mask is not None and "logits" in self.model.points
+
+
+def _unreached(sites: str, metric: str) -> InputError:
+    return InputError(
+        f"no gradient reaches {sites}: {metric} is not made of it, has no gradient itself, or what lies between them "
+        "(quantised weights, a replayed state) lets none through.\n  measure it exactly with ins.sweep."
+    )
 
 
 def last_scores(model: Model, inputs: Inputs) -> Float[Tensor, "row vocab"]:

@@ -188,11 +188,15 @@ class _Work:
         step = Step.of_mask(base.mask) if base.mask is not None else None
         changes, squares = [], []
         by_site: dict[str, tuple[Tensor, Tensor]] = {}
+        marked: dict[Any, Tensor] = {}  # a place is the same columns at every site
         for spot in self.spots:
             if spot.site not in by_site:
                 by_site[spot.site] = summed_by_place(found.entries[spot.site], spot)
             entries, squared = by_site[spot.site]
-            where = columns_of(spot, rows, step, entries.shape[:2]).to(entries.device)
+            place = (id(spot.at), id(spot.rows), entries.shape[:2])
+            if place not in marked:
+                marked[place] = columns_of(spot, rows, step, entries.shape[:2]).to(entries.device)
+            where = marked[place]
             picked = [x if spot.head is None else x[:, :, spot.head] for x in (entries, squared)]
             changes.append((picked[0] * where).sum(1))
             squares.append((picked[1] * where).sum(1))
