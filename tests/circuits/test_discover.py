@@ -112,5 +112,5 @@ def test_what_is_no_circuit_says_why():
             knock_out(model, heads, CLEAN, CORRUPTED, metric=METRIC)
     with pytest.raises(ins.InputError, match="goes back from 'movers', which no step"):
         discover(model, CLEAN, CORRUPTED, trail=(Trail("a", "movers"),), metric=METRIC)
-    with pytest.raises(ins.InputError, match=r"pairs are no contrast: knocking out every head"):
+    with pytest.raises(ins.InputError, match="pairs are no contrast: knocking out every head"):
         knock_out(model, [(0, 1)], CLEAN, CORRUPTED, metric=lambda x: torch.zeros(len(x)))

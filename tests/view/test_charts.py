@@ -57,6 +57,15 @@ def test_a_control_is_drawn_dashed_and_in_the_role_of_control():
     assert 'stroke="#8a939c"' in drawn
 
 
+def test_a_control_has_its_band_in_grey():
+    drawn = lines({"a": [1, 2]}, control={"null": [1, 1]}, band={"null": ([0, 0.5], [2, 1.5])})
+    area = next(layer for layer in drawn["layer"] if layer["mark"]["type"] == "area")
+    assert area["mark"]["style"] == "control"
+    assert [(row["low"], row["high"]) for row in values_of(area)] == [(0, 2), (0.5, 1.5)]
+    with pytest.raises(ShapeError, match="band names 'b', which is not drawn"):
+        lines({"a": [1]}, band={"b": ([0], [1])})
+
+
 def test_the_dark_theme_changes_the_paper():
     assert svg(CHARTS["dots"](), theme="dark") != svg(CHARTS["dots"]())
     assert 'fill="#14181c"' in svg(CHARTS["dots"](), theme="dark")

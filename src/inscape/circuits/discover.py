@@ -88,7 +88,7 @@ def discover(
 
 def _kept(model: Model, grid: Grid, top: int | None, threshold: float) -> list[tuple[Node, float]]:
     effect = grid.normalised()
-    layers = [next(i for i, b in enumerate(model.blocks) if s.startswith(f"{b.name}.")) for s in grid.sites]
+    layers = [model.layer_of(s) for s in grid.sites]
     order = effect.abs().nan_to_num(-1.0).flatten().argsort(descending=True).tolist()
     out = []
     for flat in order[:top] if top is not None else order:

@@ -85,8 +85,8 @@ def path_patching(
     if any(not p.name.endswith("attn.z") for p in points):
         odd = next(p.name for p in points if not p.name.endswith("attn.z"))
         raise SiteError(f"{odd} is no sender of a path; senders are heads' z, such as 'layers.*.attn.z'.")
-    highest = max((job.layer_of(r.site) for r in ends), default=model.n_layers)
-    points = [p for p in points if job.layer_of(p.name) < highest]
+    highest = max((model.layer_of(r.site) for r in ends), default=model.n_layers)
+    points = [p for p in points if model.layer_of(p.name) < highest]
     if not points:
         raise SiteError(f"no sender lies below the receivers ({', '.join(r.site for r in ends)}).")
     heads = max(p.heads or 1 for p in points)
@@ -129,16 +129,13 @@ class _Paths:
     way: str | None
     progress: Progress
 
-    def layer_of(self, site: str) -> int:
-        return next(i for i, b in enumerate(self.model.blocks) if site.startswith(f"{b.name}."))
-
     def run(self, spots: Sequence[tuple[Point, int]]) -> Measured:
         """Steps 1 to 3 for every pair and sender."""
         rows = range(self.both.n)
         inputs, has_source = self.both.inputs(rows)
         if not has_source:
             raise InputError("path_patching needs prompts of tokens alone.")
-        top = max((self.layer_of(r.site) for r in self.ends), default=self.model.n_layers - 1)
+        top = max((self.model.layer_of(r.site) for r in self.ends), default=self.model.n_layers - 1)
         held = [s for i in range(top + 1) for s in self._held(i)]
         trace = run(self.model, inputs, read=held, output=False, padding_side=self.both.side)
         mask = trace.mask
@@ -147,7 +144,7 @@ class _Paths:
         cells = []
         for i in rows:
             for point, head in spots:
-                layer = self.layer_of(point.name)
+                layer = self.model.layer_of(point.name)
                 brought = trace[point.name][self.both.n + i][mask[self.both.n + i]]
                 sender = set_to(point.name, brought, at=self._at(), heads=(head,))
                 later = [edit for at, edit in holds[i] if at > layer or (at == layer and "mlp_out" in edit.site)]
@@ -178,5 +175,5 @@ class _Paths:
 
     def _holds(self, trace: Any, mask: Tensor, row: int) -> list[tuple[int, Edit]]:
         """(layer, edit that keeps a site at its base value) of one pair; shared by all its senders."""
-        sites = [(self.layer_of(s), s) for s in trace]
+        sites = [(self.model.layer_of(s), s) for s in trace]
         return [(layer, set_to(s, trace[s][row][mask], at=self._at())) for layer, s in sites]

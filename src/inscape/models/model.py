@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inscape.core.errors import ModelError
+from inscape.core.errors import ModelError, SiteError
 from inscape.core.site import Site, SiteTable
 from inscape.models.family import Family
 from inscape.models.points import Block, Point, Resolved, resolve
@@ -88,6 +88,13 @@ class Model:
     @property
     def n_layers(self) -> int:
         return len(self.blocks)
+
+    def layer_of(self, site: str) -> int:
+        """Which of `blocks` a site lies in. Raises: SiteError for one that lies in none."""
+        found = next((i for i, b in enumerate(self.blocks) if str(site).startswith(f"{b.name}.")), None)
+        if found is None:
+            raise SiteError(f"{site} lies in no layer; layers are {self.blocks[0].name} to {self.blocks[-1].name}.")
+        return found
 
     @property
     def config(self) -> Any:

@@ -36,7 +36,8 @@ def lines(
     """Values along the layers (or any axis): one coloured line a series, controls dashed in grey.
 
     Choose it when the order along x means something; choose `bars` for things without an order. Values that are not
-    finite are gaps. `band` gives (low, high) of a series by its name; `x` is 0, 1, 2 ... unless given; names are fine.
+    finite are gaps. `band` gives (low, high) of a series or control by its name; `x` is 0, 1, 2 ... unless given; names
+    are fine.
 
     Raises: ShapeError for series of different lengths, or a band without its series.
     """
@@ -63,7 +64,10 @@ def lines(
     colour = alt.Color("series:N", scale=alt.Scale(domain=list(series), range="category"), legend=legend)
     layers = []
     if band:
-        layers.append(_band(alt, band, series, steps, across, colour))
+        known("band", band, named)
+        for those, how in ((controls, {"style": "control", "strokeWidth": 0}), (series, {"color": colour})):
+            mine = {name: ends for name, ends in band.items() if name in those}
+            layers += [_band(alt, mine, steps, across, **how)] if mine else []
     dots = {"point": {"size": 28, "filled": True}} if len(steps) <= 40 else {}
     layers.append(alt.Chart(rows(series)).mark_line(**dots).encode(x=across, y=up, color=colour))
     if controls:
@@ -233,10 +237,8 @@ def dots(
     return finished(alt.layer(*layers), title, width, height)
 
 
-def _band(
-    alt: Any, band: Mapping[str, Any], series: Mapping[str, Any], steps: list[Any], across: Any, colour: Any
-) -> Any:
-    known("band", band, series)
+def _band(alt: Any, band: Mapping[str, Any], steps: list[Any], across: Any, color: Any = None, **style: Any) -> Any:
+    """Areas between two ends: coloured by their series, or in the style of a control, one apart from another."""
     rows = []
     for name, (low, high) in band.items():
         ends = row(low, f"band of {name!r}", len(steps)), row(high, f"band of {name!r}", len(steps))
@@ -245,11 +247,9 @@ def _band(
             for x, a, b in zip(steps, *ends, strict=True)
             if a is not None and b is not None
         ]
-    return (
-        alt.Chart(alt.Data(values=rows))
-        .mark_area(opacity=0.16)
-        .encode(x=across, y=alt.Y("low:Q"), y2="high:Q", color=colour)
-    )
+    kinds = {"color": color} if color is not None else {"detail": "series:N"}
+    area = alt.Chart(alt.Data(values=rows)).mark_area(opacity=0.16, **style)
+    return area.encode(x=across, y=alt.Y("low:Q"), y2="high:Q", **kinds)
 
 
 def _hover_rule(alt: Any, steps: list[Any], values: Mapping[str, list[float | None]], across: Any, x_title: str) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from inscape.core.errors import InputError, ShapeError
-from inscape.core.nulls import layer_matched_sets, random_directions
+from inscape.core.nulls import layer_matched_orders, layer_matched_sets, random_directions
 
 
 @given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=10), st.integers(0, 99))
@@ -18,6 +18,20 @@ def test_every_set_has_as_many_of_each_layer(chosen, seed):
         assert Counter(layer for layer, _ in found) == Counter(layer for layer, _ in chosen)
         assert len(set(found)) == len(found)
         assert all(0 <= unit < 6 for _, unit in found)
+
+
+def test_every_beginning_of_a_random_order_has_as_many_of_each_layer():
+    order = [(2, 0), (0, 1), (2, 3), (1, 1), (2, 1), (0, 2)]
+    orders = layer_matched_orders(order, 4, n=2400, seed=2)
+    for found in orders[:20]:
+        assert len(set(found)) == len(order)
+        for k in range(1, 7):
+            assert Counter(layer for layer, _ in found[:k]) == Counter(layer for layer, _ in order[:k])
+    firsts = Counter(found[0] for found in orders)
+    assert len(firsts) == 4
+    assert stats.chisquare(list(firsts.values())).pvalue > 0.001
+    with pytest.raises(InputError, match="is in the chosen set twice"):
+        layer_matched_orders([(0, 1), (0, 1)], 4)
 
 
 def test_every_set_is_as_likely_as_any_other():

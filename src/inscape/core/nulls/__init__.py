@@ -7,7 +7,7 @@
 | two methods on the same items | is the difference real | `sign_flip_test`; `mcnemar` for right or wrong |
 | a score that depends on labels | is it above shuffled labels | `permutation_test` |
 | a score for each of many heads | which are real, after looking at all | `max_over_family`, `benjamini_hochberg` |
-| a set of heads or neurons | sets to compare it with | `layer_matched_sets` |
+| a set of heads or neurons | sets to compare it with | `layer_matched_sets`; `layer_matched_orders` for a ranking |
 | a direction | directions to compare it with | `random_directions` |
 | a score and a yes or no | how well it ranks, at equal length | `auc` |
 | two scores of the same items | do they agree | `correlation` |
@@ -24,7 +24,7 @@ from inscape.core.nulls.bootstrap import Intervals, bootstrap, bootstrap_each, s
 from inscape.core.nulls.correlation import Correlation, correlation
 from inscape.core.nulls.directions import random_directions
 from inscape.core.nulls.family import Corrected, benjamini_hochberg, max_over_family
-from inscape.core.nulls.matched import layer_matched_sets
+from inscape.core.nulls.matched import layer_matched_orders, layer_matched_sets
 from inscape.core.nulls.paired import mcnemar, sign_flip_test
 from inscape.core.nulls.permutation import Tested, permutation_p, permutation_test, permuted
 from inscape.core.nulls.slope import Slope, logistic_slope
@@ -42,6 +42,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_each",
     "correlation",
+    "layer_matched_orders",
     "layer_matched_sets",
     "logistic_slope",
     "max_over_family",

@@ -55,6 +55,25 @@ def layer_matched_sets(
     return [_one_of_each(near, rng) for _ in range(n)]
 
 
+def layer_matched_orders(
+    order: Iterable[Unit], units_by_layer: int | Sequence[int] | Mapping[int, int], *, n: int = 1000, seed: Seed = 0
+) -> list[tuple[Unit, ...]]:
+    """n random orders whose first k members have as many in each layer as the first k of this one, for every k.
+
+    The null of a curve over growing sets: each random order is a curve of its own, so that whole curves (and the area
+    under them) can be compared, not only one size at a time. Sibling: `layer_matched_sets`, for a single set.
+    Raises: as `layer_matched_sets`.
+    """
+    order = list(order)
+    _check(order, units_by_layer)
+    rng = generator(seed)
+    out = []
+    for _ in range(n):
+        left = {layer: rng.permutation(_units(units_by_layer, layer)).tolist() for layer, _ in order}
+        out.append(tuple((layer, left[layer].pop()) for layer, _ in order))
+    return out
+
+
 def _one_of_each(near: list[list[Unit]], rng: np.random.Generator) -> tuple[Unit, ...]:
     """One unit near each chosen one, no unit twice; in random order, so that none always chooses first."""
     taken: set[Unit] = set()
