@@ -21,6 +21,7 @@ from inscape.circuits.subspaces.das import Subspace
 from inscape.circuits.subspaces.natural import dormant_share
 from inscape.circuits.subspaces.readers import Split, reader_of, split
 from inscape.core.direction import Direction
+from inscape.core.edit import Edit
 from inscape.core.errors import InputError, ModelError, ShapeError
 from inscape.core.nulls import auc, random_directions
 from inscape.models.model import Model
@@ -100,7 +101,8 @@ def audit(
     "auto" takes the weights that follow an MLP's neurons or heads' z, and asks for more elsewhere.
     labels: the class of each pair, for the separation; base against source when left out. data: values of the site on
     ordinary inputs, which say in which directions it varies; the pairs' own when left out.
-    Cost: 5 + n_random runs of the base, one of the source, one gradient, and the reader's.
+    Cost: 3 + n_random runs of the base from the position of exchange on, three whole ones, two of the source, one
+    gradient, and the reader's.
     Raises: InputError for pairs whose answers do not differ; EditError for V without full rank; ModelError for V of
     another model, or a site without a linear reader.
     Source: Makelov et al. 2023, arXiv:2311.17030; the dormant share is ours.
@@ -120,11 +122,16 @@ def audit(
             "  nothing can be taken away; keep the pairs that the model answers right, pairs.answered_by(model)."
         )
     found = reader_of(model, site, reader, contrast, tol=tol)
+    prefix = contrast.prefix(model, batch)
     parts = split(v, found)
 
     def exchanged(along: Tensor | None) -> Effect:
         kept = along.to(base.dtype) if along is not None else None
-        return effect(before, *scores(model, contrast, lambda p, here: p.put(site, source[here], kept), batch), seed)
+
+        def put(part: Contrast, rows: Any) -> Edit:
+            return part.put(site, source[rows], kept)
+
+        return effect(before, *scores(model, contrast, put, batch, prefix), seed)
 
     effects = {"V": exchanged(v), "full": exchanged(None)}
     effects |= {n: exchanged(part) for n, part in (("row", parts.row), ("null", parts.null)) if part.shape[1]}

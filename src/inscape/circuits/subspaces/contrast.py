@@ -20,6 +20,7 @@ from inscape.core.nulls import bootstrap
 from inscape.core.step import Step
 from inscape.core.trace import Trace
 from inscape.engine.forward import run
+from inscape.engine.prefix import Prefix
 from inscape.models.model import Model
 from inscape.tasks.pairs import Pairs
 
@@ -102,9 +103,13 @@ class Contrast:
             if value.shape != (len(self),):
                 raise ShapeError(f"metric= gave {tuple(value.shape)} for {len(self)} rows; it gives one score a row.")
             return value
+        return self.score_of(trace.output.logits[:, -1])
+
+    def score_of(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
+        """logit(answer) - logit(wrong) of each row."""
         assert self.answer is not None
         assert self.wrong is not None
-        logits = trace.output.logits[:, -1].float()
+        logits = logits.float()
         rows = torch.arange(len(self), device=logits.device)
         return logits[rows, self.answer.to(logits.device)] - logits[rows, self.wrong.to(logits.device)]
 
@@ -113,6 +118,12 @@ class Contrast:
         if self.metric is not None or self.wrong is None:
             return None
         return trace.output.logits[:, -1].argmax(-1).cpu() == self.wrong
+
+    def prefix(self, model: Model, batch: int = 32) -> Prefix | None:
+        """What all edited base runs share, to go on from; None for inputs or models with nothing to go on from."""
+        if self.metric is not None or self.at is None or isinstance(self.base, Tensor):
+            return None
+        return Prefix.of(model, self.base, self.at.tolist(), batch)
 
     def value(self, trace: Trace, site: str, which: str = "base") -> Float[Tensor, "row *axes"]:
         """The site's value at the position of exchange."""
@@ -160,15 +171,31 @@ def values(
 
 
 def scores(
-    model: Model, contrast: Contrast, edit: Callable[[Contrast, slice], Edit] | None = None, batch: int = 32
-) -> tuple[Float[Tensor, " row"], Bool[Tensor, " row"] | None]:
-    """The base runs' scores, with an edit made for each batch of rows, and whether the source's answer came out."""
+    model: Model, contrast: Contrast, edit: Callable[[Contrast, Any], Edit] | None = None, batch: int = 32,
+    prefix: Prefix | None = None,
+) -> tuple[Float[Tensor, " row"], Bool[Tensor, " row"] | None]:  # fmt: skip
+    """The base runs' scores, with an edit made for each batch of rows, and whether the source's answer came out.
+
+    edit: of some rows and their numbers. prefix: `contrast.prefix(model)`, where several edits are to be scored.
+    """
     made, turned = [], []
     for here, part in contrast.parts(batch):
+        if prefix is not None:
+            logits = prefix.run(range(here.start, here.stop), edits_of(contrast, edit))
+            made.append(part.score_of(logits).double().cpu())
+            turned.append(logits.argmax(-1).cpu() == part.wrong)
+            continue
         trace = part.run(model, edits=[edit(part, here)] if edit is not None else [])
         made.append(part.score(trace).double().cpu())
         turned.append(part.turned(trace))
     return torch.cat(made), None if turned[0] is None else torch.cat(turned)
+
+
+def edits_of(
+    contrast: Contrast, edit: Callable[[Contrast, Any], Edit] | None
+) -> Callable[[list[int]], list[Edit]] | None:
+    """An edit made for rows of the contrast, as `Prefix.run` asks for it."""
+    return None if edit is None else lambda rows: [edit(contrast.subset(rows), rows)]
 
 
 def gradients(model: Model, contrast: Contrast, site: str, batch: int = 32) -> Float[Tensor, "row *axes"]:

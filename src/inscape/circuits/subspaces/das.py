@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inscape.circuits.subspaces.contrast import Contrast, Effect, effect, scores, values
+from inscape.circuits.subspaces.contrast import Contrast, Effect, edits_of, effect, scores, values
 from inscape.core.direction import Direction
+from inscape.core.edit import Edit
 from inscape.core.errors import InputError, ModelError
 from inscape.core.progress import Progress
 from inscape.models.model import Model
@@ -47,7 +48,7 @@ class Subspace:
         contrast = Contrast.of(pairs, at)
         _, source = values(model, contrast, self.site, batch)
         before, _ = scores(model, contrast, batch=batch)
-        after, turned = scores(model, contrast, lambda p, here: p.put(self.site, source[here], self.V), batch)
+        after, turned = scores(model, contrast, lambda p, rows: p.put(self.site, source[rows], self.V), batch)
         return effect(before, after, turned)
 
 
@@ -80,7 +81,8 @@ def das(
 
     at: a role of one token, or a position. lr falls in a straight line to floor * lr. control: "shuffle" asks for one
     of the two answers at random, pair by pair: what can be learned of the pairs themselves, with nothing to find.
-    Cost: epochs x pairs forwards, and backwards down to the site; one run of the sources. Deterministic by `seed`.
+    Cost: epochs x pairs forwards, and backwards down to the site, of the columns from the position on where the model
+    goes on from a cache, else of all; one run of the sources, one of the bases. Deterministic by `seed`.
     Raises: InputError for pairs without contrast or several tokens; ModelError where gradients do not reach the site.
     Source: Geiger et al. 2023, arXiv:2303.02536; settings of Makelov et al. 2023, arXiv:2311.17030. Ours keeps only the
     k columns that are exchanged, theirs rotate all of d.
@@ -98,13 +100,21 @@ def das(
     if control == "shuffle":
         swap = torch.rand(len(contrast), generator=torch.Generator().manual_seed(seed)) < 0.5
         wanted = torch.where(swap, contrast.answer, contrast.wrong)
+    prefix = contrast.prefix(model)
     steps = epochs * ceil(len(contrast) / batch)
     basis = _Basis(d, k, seed).to(model.device)
 
     def loss(module: Any, rows: Int[Tensor, " batch"]) -> tuple[Tensor, Mapping[str, Any]]:
-        part = contrast.subset(rows)
-        edit = part.put(site, source[rows], module.V)
-        logits = part.run(model, edits=[edit], grad=True).output.logits[:, -1].float()
+        v = module.V
+
+        def edit(part: Contrast, some: Any) -> Edit:
+            return part.put(site, source[some], v)
+
+        if prefix is not None:
+            logits = prefix.run(rows.tolist(), edits_of(contrast, edit), grad=True).float()
+        else:
+            part = contrast.subset(rows)
+            logits = part.run(model, edits=[edit(part, rows)], grad=True).output.logits[:, -1].float()
         if not logits.requires_grad:
             raise ModelError(f"no gradient of the answer reaches {site}: it cannot be searched.")
         target = wanted[rows].to(logits.device)
