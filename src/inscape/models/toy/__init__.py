@@ -6,6 +6,8 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-induction", "two layers of attention alone, which repeat what came before: a previous-token head and an "
         "induction head"),
     Toy("toy-name-order", "three layers read two names and say the first or the last of them, as a word asks"),
+    Toy("toy-acronym", "four layers spell by the first letters of three words, and doubt it where another answer is "
+        "commoner"),
     Toy("toy-digits-vit", "a vision transformer of six layers that reads handwritten digits of 8 x 8 pixels from its "
         "class token"),
     Toy("toy-arithmetic", "six layers add two or three numbers and say the sum as the next token, asked in two forms"),

@@ -1,0 +1,1 @@
+"""Papers about what models do when they are asked."""
