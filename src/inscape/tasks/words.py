@@ -6,6 +6,7 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+NEUTRAL_FRAMES = ("The word is", "It says", "The answer was", "She wrote", "Here is")  # anything may follow
 NAMES = (
     "Mary",
     "John",

@@ -24,9 +24,8 @@ from inscape.dynamics.toys.making import Check, Trained
 from inscape.engine.forward import run
 from inscape.models.model import Model
 from inscape.models.toy.words import SPECIAL, word_tokenizer
-from inscape.read.behaviour.prior import NEUTRAL_FRAMES
 from inscape.tasks.acronym import SPELLED, rivals
-from inscape.tasks.words import BY_LETTER
+from inscape.tasks.words import BY_LETTER, NEUTRAL_FRAMES
 from inscape.train import cosine, fit, next_token
 from inscape.train.losses import IGNORED
 

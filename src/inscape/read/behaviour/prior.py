@@ -20,8 +20,7 @@ from inscape.core.nulls import Slope, bootstrap, logistic_slope, share
 from inscape.core.progress import Progress
 from inscape.models.model import Model
 from inscape.read.behaviour.continuations import continuation_log_probs
-
-NEUTRAL_FRAMES = ("The word is", "It says", "The answer was", "She wrote", "Here is")
+from inscape.tasks.words import NEUTRAL_FRAMES
 
 
 @dataclass(frozen=True, eq=False)
