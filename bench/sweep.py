@@ -59,6 +59,9 @@ def main() -> None:
     cases: dict[str, tuple[Callable[[], Any], Callable[[], float], float, float | None]] = {
         "logit difference": (lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=metric), few, 1, 1 / 50),
         "any metric": (lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=ins.kl()), few, 1, 1 / 20),
+        "the loss of the whole prompt": (
+            lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=ins.loss()), few, 1, 1 / 20,
+        ),
         "every place computed": (lambda: ins.sweep(model, two, edit=scaled, metric=metric), few, 1, None),
         "every head's z at the last token, in bare forwards": (
             lambda: ins.sweep(model, CLEAN, CORRUPTED, metric=metric, **zs), bare, 1, 6,

@@ -6,7 +6,7 @@ import torch
 import inscape as ins
 from tests.common.small import direction, gpt2
 from tests.common.tokenizers import word_tokenizer
-from tests.common.zoo import build
+from tests.common.zoo import DECODER_ZOO, build, is_causal_text
 
 CLEAN = torch.tensor([[5, 9, 13, 17, 21, 25, 29, 33]])
 CORRUPTED = torch.tensor([[5, 9, 13, 40, 21, 25, 41, 33]])
@@ -127,6 +127,45 @@ def test_every_metric_is_what_its_formula_says():
     grid = ins.sweep(model, CLEAN, CORRUPTED, sites="layers.1.resid_post", positions=[6], metric=own)
     torch.testing.assert_close(grid.values[0, 0], last[3] * 2, rtol=1e-4, atol=1e-4)
     assert grid.metric == "own()"
+
+
+@pytest.mark.parametrize("name", [n for n in DECODER_ZOO if is_causal_text(n)])
+def test_the_loss_of_every_cell_is_the_loops_on_every_decoder(name):
+    model = ins.open(build(name))
+    sites = [s for s in map(str, model.sites) if s.endswith(("layers.0.resid_post", "layers.1.resid_post", "mlp_out"))]
+    sites = sites[:3]
+    grid = ins.sweep(model, CLEAN, CORRUPTED, sites=sites, positions=[2, 3, 6, 7], metric=ins.loss())
+    source = ins.run(model, CLEAN, read=sites)
+    for i, site in enumerate(sites):
+        for j, p in ((0, 2), (1, 3), (2, 6), (3, 7)):
+            logits = ins.run(model, CORRUPTED, edits=[ins.patch(site, source[site], at=p)]).output.logits[0]
+            wanted = torch.nn.functional.cross_entropy(logits[:-1].float(), CORRUPTED[0, 1:])
+            torch.testing.assert_close(grid.values[i, j], wanted, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("way", ["packed", "rows", "batched", "one by one"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_loss_of_padded_rows_is_that_of_each_alone_every_way(side, way):
+    model = gpt2()
+    clean, bad = [[5, 9, 13, 17, 21], [6, 10, 14, 18, 22, 26, 30]], [[5, 9, 40, 17, 21], [6, 10, 14, 41, 22, 26, 30]]
+    roles = {"changed": torch.tensor([[2], [3]]), "end": [-1]}
+    how = {"sites": "layers.*.mlp_out", "metric": ins.loss(), "positions": roles}
+    grid = ins.sweep(model, clean, bad, padding_side=side, way=way, **how)
+    for i, at in enumerate((2, 3)):
+        alone = ins.sweep(model, [clean[i]], [bad[i]], **how | {"positions": [at, -1]})
+        torch.testing.assert_close(grid.per_pair[i], alone.per_pair[0], rtol=1e-4, atol=0)
+        torch.testing.assert_close(grid.base[i], alone.base[0], rtol=1e-4, atol=0)
+
+
+def test_for_a_loss_only_what_an_edit_changed_goes_through_the_head():
+    model = gpt2()
+    ins.sweep(model, CLEAN, CORRUPTED, metric=ins.loss(), positions=[3])  # the head has been tried
+    seen = []
+    with model.module.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape[:-1].numel())):
+        grid = ins.sweep(model, CLEAN, CORRUPTED, metric=ins.loss())
+    assert grid.cost.runs == 3 * 5
+    # both prompts: 7 each; positions 3 to 6 and all after them, twice; and in the last layer each of them alone
+    assert sum(seen) == 2 * 7 + 2 * (4 + 3 + 2 + 1) + 4
 
 
 def test_other_edits_and_lists_of_edits_are_swept_too():

@@ -162,16 +162,19 @@ def measured(
     more = _more(both, metric, inputs, len(pair), n, has_source)
     tokens = bound.tokens[pair] if bound.tokens is not None else None
 
-    def measure(x: Tensor, which: Tensor) -> Tensor:
-        told = {k: v[which].to(x.device) for k, v in more.items()}
-        if metric.at == "all":  # one row at a time, of its own length
+    def measure(x: Tensor, which: Tensor, positions: Tensor | None = None) -> Tensor:
+        told = {k: (v[which] if positions is None else v[which, positions, None]).to(x.device) for k, v in more.items()}
+        if positions is not None:  # each a row of one position
+            x = x[:, None]
+        elif metric.at == "all":  # one row at a time, of its own length
             told = {k: v[:, : x.shape[1]] for k, v in told.items()}
         if tokens is not None:
             return bound.of_columns(x, pair[which], **told)
         return bound.of_logits(x, pair[which], **told)
 
     out = run_cells(
-        model, inputs, cells, read=read, measure=measure, tokens=tokens, at=metric.at, way=way,
+        model, inputs, cells, read=read, measure=measure, tokens=tokens, way=way,
+        at=more["targets"] >= 0 if metric.by_position else metric.at,
         batch_tokens=batch_tokens, padding_side=both.side, progress=progress,
     )  # fmt: skip
     assert out.base_measured is not None

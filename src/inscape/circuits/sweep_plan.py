@@ -68,7 +68,7 @@ def plan_sweep(
         packed = True
     except CannotReenter:
         packed = False
-    n_layers, runs, skipped, work = model.n_layers, 0, 0, 0.0
+    n_layers, runs, skipped, work, heads = model.n_layers, 0, 0, 0.0, 0
     for row in range(both.n):
         length = both.lengths[row] or 1
         same = _equal_tokens(both, row) if edit is None else 0
@@ -80,11 +80,13 @@ def plan_sweep(
             place = where.get(spot.site)
             layer = 0 if place is None else place.layer + (place.is_stream and place.point.side == "out")
             runs += 1
-            work += (length - (min(columns) if packed and columns else 0)) * (n_layers - layer)
+            rest = length - (min(columns) if packed and columns else 0)
+            work += rest * (n_layers - layer)
+            heads += rest if wanted.at == "all" else 1
     loop = float(sum(both.lengths) or both.n) * n_layers * len(spots)
     once, each = _seconds(model, both)
     full = not wanted.columns
-    head = runs * _row_seconds(model) if full else 0.0
+    head = heads * _row_seconds(model) if full else 0.0
     width = max((p.shape[-1] for p in model.module.parameters() if p.ndim > 1), default=1)
     peak = resident_bytes() + 3 * BUDGET * full + 4 * width * PACK * 12
     return SweepPlan(3 * once + each * work + head, runs, skipped, work, work / max(1.0, loop), int(peak))

@@ -37,6 +37,7 @@ class Metric:
     answers: the tokens it asks about, by group; each is one for all rows or one a row, or with `sets` several a row.
     columns: `fn` takes the logits of the answers alone, [n, answers], in the order of the groups.
     at: "last", the logits are those of each row's last real token, [n, vocab]; or "all", [n, pos, vocab].
+    by_position: with at="all", its value is the mean of its values at the single positions that have a target.
     reference: "", or whose logits it compares with: "clean", the other prompt's, or "base", the unedited run's.
     """
 
@@ -47,6 +48,7 @@ class Metric:
     sets: bool = False
     at: str = "last"
     reference: str = ""
+    by_position: bool = False
 
     def __repr__(self) -> str:
         said = (repr(v) if isinstance(v, str | int) else f"{len(v)} {k}s" for k, v in self.answers.items())
@@ -191,7 +193,7 @@ def loss() -> Metric:
         taken = logits.log_softmax(-1).gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
         return -(taken * (wanted >= 0)).sum(-1) / (wanted >= 0).sum(-1).clamp(min=1)
 
-    return Metric("loss", fn, at="all")
+    return Metric("loss", fn, at="all", by_position=True)
 
 
 def token_ids(

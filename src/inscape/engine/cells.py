@@ -69,7 +69,7 @@ def run_cells(
     reduce: Any = None,
     measure: Measure | None = None,
     tokens: Tensor | None = None,
-    at: str = "last",
+    at: str | Tensor = "last",
     way: str | None = None,
     batch_tokens: int | None = None,
     padding_side: str | None = None,
@@ -79,7 +79,9 @@ def run_cells(
 
     read, reduce: as in `run`; values of every cell, [cell, ...]. measure: a function (logits, rows) -> [n] of the
     logits at each row's last real token, [n, vocab], or with at="all" at all its real positions, [1, pos, vocab];
-    `rows` says whose they are. tokens: [rows, k], the only columns of the logits to compute.
+    `rows` says whose they are. tokens: [rows, k], the only columns of the logits to compute. at: also a table [row,
+    pos] of true and false: `measure` (logits [n, vocab], rows, positions) -> [n] is then asked of single positions, a
+    run's value is its mean over those that are true, and where its stream is its row's own nothing is computed again.
     way: one of "packed", "rows", "batched", "one by one"; the fastest that is right here when left out.
     batch_tokens: tokens that are run at once.
     Cost: of a run, the layers from its first edit on, at the columns from there on, in products of many rows.
@@ -88,8 +90,10 @@ def run_cells(
     begun = time.perf_counter()
     if way not in (None, *WAYS):
         raise InputError(f"way={way!r}: it can be {', '.join(WAYS)}.")
-    if at not in ("last", "all"):
-        raise InputError(f"at={at!r}: logits are measured at 'last', each row's last real token, or at 'all'.")
+    if not isinstance(at, Tensor) and at not in ("last", "all"):
+        raise InputError(
+            f"at={at!r}: logits are measured at 'last', each row's last real token, at 'all', or at a table [row, pos]."
+        )
     model.check_ready()
     plan = planned(model, inputs, cells, read, reduce, padding_side)
     plan.measure, plan.tokens, plan.at, plan.progress = measure, tokens, at, progress
@@ -110,6 +114,7 @@ def run_cells(
             reasons.append(f"not {name}: {error}")
             plan.measured = plan.base_measured = None
             plan.kept.clear()
+            plan.by_position.clear()
     for part in plan.cells:
         part.check_fired()
     loop = float(sum(p.row.stop for p in plan.cells) * model.n_layers)

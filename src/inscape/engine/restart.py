@@ -136,7 +136,8 @@ def _pass(
     work = sum(n * (n_layers - p.layer) for p, n in size.items())
     plan.predicted_s = took * (1 + work / (caught.n_rows * caught.n_columns * n_layers))
     if tail is not None and tail.tokens is None:
-        plan.predicted_s += took * len(size) * tail.cost(caught) / (caught.n_rows * caught.n_columns * n_layers)
+        heads = len(size) if plan.at == "last" else sum(size.values())  # rows that go through the head
+        plan.predicted_s += took * heads * tail.cost(caught) / (caught.n_rows * caught.n_columns * n_layers)
     plan.work += work
     for number, (bases, group) in enumerate(groups):
         layout = Packed({b.row.number: b for b in bases}) if name == "packed" else Batched()

@@ -16,7 +16,7 @@ from inscape.engine.parts import Keep, Part, Row
 from inscape.engine.planning import Read, reads_of, tasks_of
 from inscape.models.model import Model
 
-Measure = Callable[[Tensor, Tensor], Tensor]
+Measure = Callable[..., Tensor]  # (logits, rows), or (logits, rows, positions) where positions are measured one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,12 @@ class Plan:
     labels: list[str]
     measure: Measure | None
     tokens: Tensor | None
-    at: str
+    at: str | Tensor
     progress: Progress = None
     measured: Tensor | None = None
     base_measured: Tensor | None = None
     kept: dict[tuple[str, int | None, int], Tensor] = field(default_factory=dict)
+    by_position: dict[int, Tensor] = field(default_factory=dict)  # of unedited rows: row -> what each position measures
     work: float = 0.0
     predicted_s: float = float("nan")
 

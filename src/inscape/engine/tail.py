@@ -31,6 +31,9 @@ class Tail:
         """Measure each part's logits. states: [pos, d_model] a part, its real columns."""
         assert plan.measure is not None
         rows = torch.tensor([p.row.number for p in parts])
+        if isinstance(plan.at, Tensor):
+            self._at_each(plan, plan.at, states, parts)
+            return
         if plan.at == "all":
             for state, part in zip(states, parts, strict=True):
                 plan.note(plan.measure(self.unembed(state)[None], torch.tensor([part.row.number])), [part])
@@ -43,6 +46,36 @@ class Tail:
         for start in range(0, len(parts), step):
             here = slice(start, start + step)
             plan.note(plan.measure(self.unembed(last[here]), rows[here]), parts[here])
+
+    def _at_each(self, plan: "Plan", wanted: Tensor, states: Sequence[Tensor], parts: Sequence[Part]) -> None:
+        """Position by position, at those where a run's stream is not its row's own; elsewhere the row's values hold.
+
+        All such positions of all runs go through the head together, a budget of them at a time.
+        """
+        base = {p.row.number: state for state, p in zip(states, parts, strict=True) if p.cell is None}
+        own = []
+        for state, part in zip(states, parts, strict=True):
+            here = wanted[part.row.number, : len(state)].clone()
+            if part.cell is not None:
+                here &= (state != base[part.row.number]).any(-1).cpu()
+            elif part.row.number in plan.by_position:
+                here[:] = False  # known from an earlier group
+            own.append(here.nonzero().flatten())
+        hidden = torch.cat([state[at.to(state.device)] for state, at in zip(states, own, strict=True)])
+        rows = torch.cat([torch.full_like(at, p.row.number) for at, p in zip(own, parts, strict=True)])
+        columns, made, step = torch.cat(own), [], self.unembed.rows_at_once()
+        for start in range(0, len(columns), step):
+            here = slice(start, start + step)
+            made.append(plan.measure(self.unembed(hidden[here]), rows[here], columns[here]).detach().cpu())  # type: ignore[misc]
+        values = iter(torch.cat(made).split([len(at) for at in own])) if made else iter([torch.zeros(0)] * len(own))
+        for state, part, at in zip(states, parts, own, strict=True):
+            new, number = next(values), part.row.number
+            if part.cell is None and number not in plan.by_position:
+                plan.by_position[number] = torch.zeros(len(state), dtype=new.dtype).index_copy(0, at, new)
+            whole = plan.by_position[number]
+            if part.cell is not None:
+                whole = whole.index_copy(0, at, new.to(whole.dtype))
+            plan.note((whole.sum() / wanted[number].sum().clamp(min=1))[None], [part])
 
     def cost(self, caught: Blocks) -> float:
         """What one row of all logits costs, in the cost of one token in one block."""

@@ -65,7 +65,13 @@ def _forward(plan: "Plan", model: Model, inputs: Inputs, dispatch: Dispatch, poi
     columns = one_call(model, inputs)
     wanted = plan.measure is not None
     session = Session(model.module, ordered, columns, allow_nan=True, may_stop=not wanted and bool(ordered))
-    few = wanted and plan.at == "last" and "logits" in model.points and inputs.mask is not None
+    few = (
+        wanted
+        and isinstance(plan.at, str)
+        and plan.at == "last"
+        and "logits" in model.points
+        and inputs.mask is not None
+    )
     out: Any = None
     only = last_logits(model, inputs) if few else contextlib.nullcontext()
     with torch.no_grad(), eager(model, True), session, only, contextlib.suppress(Stop):
@@ -86,6 +92,13 @@ def logits_of(model: Model, out: Any) -> Tensor:
 def _measure(plan: "Plan", logits: Tensor, parts: Sequence[Part]) -> None:
     assert plan.measure is not None
     rows = torch.tensor([p.row.number for p in parts])
+    if isinstance(plan.at, Tensor):
+        for x, part in zip(logits, parts, strict=True):
+            x, row = x[part.row.first : part.row.stop].float(), part.row.number
+            columns = plan.at[row, : len(x)].nonzero().flatten()
+            values = plan.measure(x[columns.to(x.device)], torch.full_like(columns, row), columns)
+            plan.note((values.sum() / max(1, len(columns)))[None], [part])
+        return
     if plan.at == "all":
         for x, part in zip(logits, parts, strict=True):
             x = x[part.row.first : part.row.stop].float()
