@@ -14,12 +14,22 @@ VERSION = 1
 LOGITS = "logits"  # the node that stands for the prediction
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Node:
-    """One part: a head (`layer`, `head`), a layer's MLP (`head` None), or with layer -1 the token embedding."""
+    """One part: a head (`layer`, `head`), a layer's MLP (`head` None), or with layer -1 the token embedding.
+
+    Nodes are ordered as the model computes them: a layer's heads, then its MLP.
+    """
 
     layer: int
     head: int | None = None
+
+    def __lt__(self, other: "Node") -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, bool, int]:
+        return (self.layer, self.head is None, self.head or 0)
 
     def __str__(self) -> str:
         return (

@@ -127,11 +127,11 @@ def _is_mask(value: Any, width: int) -> bool:
 
 
 class Rows:
-    """Arguments of batched blocks: the rows' own, one for every part."""
+    """Arguments of batched blocks: for every entry of the batch, those of the row it belongs to."""
 
-    def __init__(self, caught: Blocks, parts: Sequence[Part]) -> None:
+    def __init__(self, caught: Blocks, rows: Sequence[int]) -> None:
         self.caught = caught
-        self.rows = torch.tensor([p.row.number for p in parts])
+        self.rows = torch.tensor(list(rows))
 
     def of(self, layer: int, n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = tuple(self._value("", a, n) for a in self.caught.args[layer])

@@ -148,7 +148,7 @@ def _pass(
             kind = getattr(model.config, "_attn_implementation", "sdpa")
             arguments: Any = growing.Packs(caught, parts, causal, kind, next(iter(caught.streams.values())).dtype)
         else:
-            arguments = growing.Rows(caught, parts)
+            arguments = growing.Rows(caught, [p.row.number for p in parts])
         x = growing.grow(model, caught, layout, bases, group, dispatch, where, stream, arguments)
         plan.kept |= dispatch.kept
         if tail is not None:
