@@ -2,7 +2,8 @@
 
 from inscape.train.answers import answer_batches
 from inscape.train.frozen import frozen
-from inscape.train.loop import History, fit
+from inscape.train.history import History
+from inscape.train.loop import fit
 from inscape.train.losses import next_token
 from inscape.train.schedule import constant, cosine, linear
 from inscape.train.stopping import no_better

@@ -5,10 +5,9 @@ optimizer. Everything that happens follows from the arguments and the seed, so t
 its checkpoint to the very same weights.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,45 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inscape.core.errors import InputError, ModelError, NotFiniteError
 from inscape.core.progress import Progress
 from inscape.train import checkpoint as files
 from inscape.train import randomness
+from inscape.train.checks import check_finite, check_settings, number_of, trainable
 from inscape.train.data import Batches, Cursor
+from inscape.train.history import History
+from inscape.train.measuring import Measure, due_after, measured
 from inscape.train.meters import Meter, size_of
+from inscape.train.modes import training_mode
 from inscape.train.schedule import Schedule, constant, factor
 
 Loss = Callable[[Any, Any], Tensor | tuple[Tensor, Mapping[str, Any]]]
-Measure = Callable[[Any], float | Mapping[str, float]]
 ADAMW = partial(torch.optim.AdamW, weight_decay=0.0)
-
-
-@dataclass(eq=False)
-class History:
-    """What a job did, from its first step on, also over kills.
-
-    loss: of every step, the mean over its batches. extra: the other numbers a loss gave, of every step. measured: by
-    meter, (steps done, value). items, unit: how much was read ("tokens" or "rows"). stopped: why before the last step.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    extra: dict[str, list[float]] = field(default_factory=dict)
-    measured: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    items: int = 0
-    unit: str = "rows"
-    wall_s: float = 0.0
-    stopped: str = ""
-
-    @property
-    def steps(self) -> int:
-        """Steps done."""
-        return len(self.loss)
-
-    @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> "History":
-        """What `asdict` gave, after JSON made lists of its pairs."""
-        measured = {name: [(int(step), float(x)) for step, x in pairs] for name, pairs in kept["measured"].items()}
-        return cls(**{**kept, "measured": measured})
 
 
 def fit(
@@ -99,14 +72,14 @@ def fit(
     Raises: ModelError when nothing is trainable, InputError for no data or impossible settings, NotFiniteError for a
     loss or gradient that is not finite (with the last good checkpoint), FileError for another job's checkpoint.
     """
-    trained = _trainable(module)
-    _check(steps, accumulate, every, clip, autocast)
+    trained = trainable(module)
+    check_settings(steps, accumulate, every, clip, autocast)
     path = Path(checkpoint) if checkpoint is not None else None
     every = every or max(1, steps // 10)
     devices = sorted({p.device for p in module.parameters() if p.device.type not in ("cpu", "meta")}, key=str)
     asked: dict[str, Any] = {"steps": steps, "lr": lr, "warmup": warmup, "clip": clip, "accumulate": accumulate}
     asked |= {"autocast": str(autocast), "seed": seed, "frozen": files.frozen_digest(module) if path else ""}
-    with randomness.seeded(seed, devices), _training_mode(module):
+    with randomness.seeded(seed, devices), training_mode(module):
         cursor = Cursor(batches, devices)
         chosen = optimizer(list(trained.values()), lr=lr)
         rates = [group["lr"] for group in chosen.param_groups]
@@ -121,21 +94,21 @@ def fit(
             cursor.resume(found.about["data"], found.epoch_began)
             randomness.restore(found.generators, devices, cursor.own)
         meter, before_s = Meter(steps, first), history.wall_s
-        due = _due(measure, steps)
+        due = due_after(measure, steps)
         if first == 0 and due(0):
-            _measure(module, meters or {}, history, devices)
+            measured(module, meters or {}, history, devices)
         for step in range(first, steps):
             for group, rate in zip(chosen.param_groups, rates, strict=True):
                 group["lr"] = rate * factor(schedule, warmup, step, steps)
             chosen.zero_grad(set_to_none=True)
             value, numbers, items, unit = _gradients(module, cursor, loss, accumulate, autocast, step, path)
             norm = torch.nn.utils.clip_grad_norm_(trained.values(), math.inf if clip is None else clip)
-            _check_finite(norm, "norm of the gradients", step, path)
+            check_finite(norm, "norm of the gradients", step, path)
             chosen.step()
             meter.add(value, items, unit)
-            _note(history, value, numbers, items, unit, before_s + meter.wall_s)
+            history.note(value, numbers, items, unit, before_s + meter.wall_s)
             if due(step + 1):
-                _measure(module, meters or {}, history, devices)
+                measured(module, meters or {}, history, devices)
                 if stop is not None and step + 1 < steps and stop(history):
                     history.stopped = f"stop() was true after {step + 1} of {steps} steps"
             done = step + 1 == steps or bool(history.stopped)
@@ -166,8 +139,8 @@ def _gradients(
     for _ in range(accumulate):
         batch = cursor.next()
         with torch.autocast(kind, dtype=autocast, enabled=autocast is not None):
-            value, more = _value(loss(module, batch))
-        _check_finite(value, "loss", step, path)
+            value, more = number_of(loss(module, batch))
+        check_finite(value, "loss", step, path)
         (value / accumulate).backward()
         mean += value.item() / accumulate
         for name, number in more.items():
@@ -175,118 +148,3 @@ def _gradients(
         size, unit = size_of(batch)
         items += size
     return mean, numbers, items, unit
-
-
-def _value(given: Any) -> tuple[Tensor, Mapping[str, Any]]:
-    value, more = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
-    if not isinstance(value, Tensor) or value.numel() != 1 or not isinstance(more, Mapping):
-        what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(
-            f"the loss gave {what}; it has to give one number as a tensor, or that and a dict of numbers to keep.\n"
-            "  take the mean over the batch."
-        )
-    if not value.requires_grad:
-        raise ModelError(
-            "the loss does not depend on any trainable parameter, so there is nothing to learn.\n"
-            "  it was made without gradients (no_grad, detach, item), or only frozen parameters are in its way."
-        )
-    return value.reshape(()), more
-
-
-def _trainable(module: Any) -> dict[str, nn.Parameter]:
-    if not isinstance(module, nn.Module):
-        raise InputError(f"{type(module).__name__} is no nn.Module.\n  of an opened model, give model.module.")
-    every = dict(module.named_parameters())
-    trained = {n: p for n, p in every.items() if p.requires_grad}
-    if not trained:
-        raise ModelError(
-            f"nothing is trainable: {len(every)} of {len(every)} parameters of {type(module).__name__} are frozen.\n"
-            "  switch the ones to train on: module.requires_grad_(True), or on a part of it."
-        )
-    return trained
-
-
-def _check(steps: int, accumulate: int, every: int | None, clip: float | None, autocast: torch.dtype | None) -> None:
-    for name, value in {"steps": steps, "accumulate": accumulate, "every": every}.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value}: it must be at least 1.")
-    if clip is not None and not clip > 0:
-        raise InputError(f"clip={clip}: the largest norm of the gradients is above 0; None for no limit.")
-    if autocast not in (None, torch.bfloat16):
-        raise InputError(
-            f"autocast={autocast} is not known here: torch.bfloat16 or None.\n"
-            "  float16 needs its loss scaled to keep small gradients, which this loop does not do."
-        )
-
-
-def _check_finite(value: Tensor, what: str, step: int, path: Path | None) -> None:
-    if math.isfinite(value.item()):
-        return
-    kept = "no checkpoint was asked for" if path is None else f"there is no checkpoint {str(path)!r} yet"
-    if path is not None and path.exists():
-        kept = f"the last good checkpoint {str(path)!r} is of step {files.step_of(path)}"
-    raise NotFiniteError(
-        f"the {what} is {value.item()} at step {step}; the weights are those before this step.\n"
-        f"  {kept}.\n  a smaller lr, a longer warmup or a tighter clip often helps; so does looking at this batch."
-    )
-
-
-def _note(history: History, loss: float, numbers: Mapping[str, float], items: int, unit: str, wall_s: float) -> None:
-    for name, number in numbers.items():
-        history.extra.setdefault(name, [math.nan] * history.steps).append(number)
-    history.loss.append(loss)
-    for values in history.extra.values():
-        values.extend([math.nan] * (history.steps - len(values)))
-    history.items, history.unit, history.wall_s = history.items + items, unit, wall_s
-
-
-def _due(measure: int | Collection[int] | None, steps: int) -> Callable[[int], bool]:
-    """After how many steps to measure; after the last always."""
-    if isinstance(measure, Collection):
-        named = frozenset(measure)
-        return lambda done: done in named or done == steps
-    each = measure or max(1, steps // 20)
-    return lambda done: done > 0 and (done % each == 0 or done == steps)
-
-
-def _measure(
-    module: nn.Module, meters: Mapping[str, Measure], history: History, devices: Sequence[torch.device]
-) -> None:
-    modes = {m: m.training for m in module.modules()}
-    with randomness.undisturbed(devices), torch.no_grad():
-        module.eval()
-        try:
-            for name, meter in meters.items():
-                found = meter(module)
-                values = found if isinstance(found, Mapping) else {"": found}
-                for part, value in values.items():
-                    key = f"{name}.{part}" if part else name
-                    history.measured.setdefault(key, []).append((history.steps, float(value)))
-        finally:
-            _put_back(modes)
-
-
-@contextlib.contextmanager
-def _training_mode(module: nn.Module) -> Iterator[None]:
-    """Training mode where something is trained; afterwards every mode as it was and no gradients left.
-
-    A frozen part keeps its mode: running statistics of a frozen batch norm are weights too.
-    """
-    modes = {m: m.training for m in module.modules()}
-    try:
-        module.train()
-        for inner in module.modules():
-            own = list(inner.parameters())
-            if own and not any(p.requires_grad for p in own):
-                _put_back({m: modes[m] for m in inner.modules()})
-        yield
-    finally:
-        _put_back(modes)
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.grad = None
-
-
-def _put_back(modes: Mapping[nn.Module, bool]) -> None:
-    for inner, training in modes.items():
-        inner.training = training

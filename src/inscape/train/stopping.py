@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from inscape.core.errors import InputError
-from inscape.train.loop import History
+from inscape.train.history import History
 
 
 def no_better(name: str, patience: int = 3, *, best: str = "max") -> Callable[[History], bool]:
