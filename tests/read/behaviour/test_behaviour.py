@@ -101,6 +101,27 @@ def test_a_planted_pull_is_found_and_none_is_not():
     assert free.n_errors == int((~planted(0.0)[1]).sum())
 
 
+def test_the_share_right_rises_with_each_quarter_of_the_prior():
+    prior_of_right, right, given = planted(1.5)
+    pull = prior_pull(prior_of_right, right, given, n=50)
+    edges = prior_of_right.double().quantile(torch.tensor([0.25, 0.5, 0.75]).double())
+    quarter = torch.bucketize(prior_of_right.double(), edges, right=True)
+    for q, found in enumerate(pull.by_quantile):
+        assert found.value == pytest.approx(float(right[quarter == q].double().mean()))
+    values = [found.value for found in pull.by_quantile]
+    assert values == sorted(values)
+    assert pull.echo is None
+
+
+def test_what_is_said_more_surely_where_it_is_common_is_an_echo():
+    prior_of_right, right, given = planted(1.0)
+    noise = torch.randn(400, generator=torch.Generator().manual_seed(9))
+    sure = prior_pull(prior_of_right, right, given, log_prob_of_given=given + noise, n=99).echo
+    assert sure.p <= 0.01
+    assert sure.interval.low > 0.4
+    assert prior_pull(prior_of_right, right, given, log_prob_of_given=noise, n=99).echo.p > 0.05
+
+
 def test_when_all_are_right_nothing_follows_the_prior():
     pull = prior_pull(torch.randn(10), torch.ones(10, dtype=torch.bool))
     assert pull.slope is None
@@ -114,8 +135,13 @@ def test_items_of_one_answer_are_drawn_together():
     apart, together = (
         prior_pull(*many, by=by, n=200) for by in (None, torch.arange(40).repeat_interleave(10).tolist())
     )
+    for name in ("accuracy", "asymmetry", "lift"):
+        width = [getattr(p, name).high - getattr(p, name).low for p in (apart, together)]
+        assert width[1] > 2 * width[0], name
     width = [p.slope.interval.high - p.slope.interval.low for p in (apart, together)]
     assert width[1] > 2 * width[0]
+    alike = prior_pull(torch.arange(8.0), torch.ones(8, dtype=torch.bool), by=[0, 0, 1, 1, 2, 2, 3, 3])
+    assert alike.accuracy.n_items == 4  # eight rows, and no more than four answers
 
 
 def test_what_is_given_and_is_no_answer_is_left_out_of_the_comparison():

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from inscape.core.errors import InputError, ShapeError
 from inscape.core.interval import Interval
-from inscape.core.nulls import Slope, bootstrap, logistic_slope, share
+from inscape.core.nulls import Correlation, Slope, bootstrap, correlation, logistic_slope, share
+from inscape.core.nulls.ranks import strata_of
 from inscape.core.progress import Progress
 from inscape.models.model import Model
 from inscape.read.behaviour.continuations import continuation_log_probs
@@ -93,6 +94,8 @@ class Pull:
     when all are right or all wrong. accuracy: of all. asymmetry: of the wrong ones, the share whose given answer has
     the higher prior; None without errors that can be judged. asymmetry_null: the same when given answers are dealt to
     the errors at random: how common they are anyway. lift: mean prior of what was given minus what is right, in nats.
+    by_quantile: the share right in each quarter of the priors of right answers, the rarest first. echo: the rank
+    correlation of how probable the given answer was said to be with its prior; None where that was not given.
     """
 
     accuracy: Interval
@@ -101,6 +104,8 @@ class Pull:
     asymmetry_null: float | None
     lift: Interval | None
     n_errors: int
+    by_quantile: tuple[Interval, ...] = ()
+    echo: Correlation | None = None
 
     @property
     def followed(self) -> Interval:
@@ -113,6 +118,7 @@ def prior_pull(
     right: Bool[Tensor, " _"],
     prior_of_given: Float[Tensor, " _"] | None = None,
     *,
+    log_prob_of_given: Float[Tensor, " _"] | None = None,
     covariates: Float[Tensor, "item _"] | None = None,
     by: Sequence[object] | None = None,
     n: int = 1000,
@@ -121,29 +127,48 @@ def prior_pull(
     """Is the model right where the right answer is common, and wrong towards common ones?
 
     prior_of_right, prior_of_given: log priors of the right and of the given answer, item by item; NaN where what was
-    given is no answer. covariates: what else makes items hard (length, position), held constant in the slope. by: the
-    answer, where several items have the same one; intervals then draw whole answers.
+    given is no answer. log_prob_of_given: how probable the model found what it gave, asked the task. covariates: what
+    else makes items hard (length, position), held constant in the slope. by: the answer, where several items have the
+    same one; intervals and the shuffles of the slope then take whole answers.
     Choose items by their prior and never by the model's errors: items chosen for being wrong get better by themselves
     when asked again.
     Cost: 2n small regressions. Raises: ShapeError for lists of unequal lengths.
     Source: arXiv:2504.12585; the interval and both nulls are ours.
     """
-    for name, other in (("right", right), ("prior_of_given", prior_of_given)):
+    for name, other in (
+        ("right", right), ("prior_of_given", prior_of_given), ("log_prob_of_given", log_prob_of_given),
+    ):  # fmt: skip
         if other is not None and len(other) != len(prior_of_right):
             raise ShapeError(f"{len(prior_of_right)} items have a prior and {len(other)} are in {name}.")
     groups = None if by is None else np.unique(np.asarray([str(b) for b in by]), return_inverse=True)[1]
     slope = None
     if 0 < int(right.sum()) < len(right):
         slope = logistic_slope(prior_of_right, right, covariates, by=groups, n=n, alternative="greater", seed=seed)
-    asymmetry = null = lift = None
+    asymmetry = null = lift = echo = None
     if prior_of_given is not None:
         judged = ~prior_of_given.isnan()
-        lift = bootstrap(
-            (prior_of_given - prior_of_right)[judged], by=None if groups is None else groups[judged.numpy()], seed=seed
-        )
+        lift = bootstrap((prior_of_given - prior_of_right)[judged], by=_of(groups, judged), seed=seed)
         wrong = judged & ~right
         if int(wrong.sum()) > 1:
             given, due = prior_of_given[wrong], prior_of_right[wrong]
-            asymmetry = share(given > due)
+            asymmetry = _rate(given > due, _of(groups, wrong), seed)
             null = float((given[:, None] > due[None]).double().fill_diagonal_(0).sum() / (len(due) * (len(due) - 1)))
-    return Pull(share(right), slope, asymmetry, null, lift, int((~right).sum()))
+        if log_prob_of_given is not None:
+            echo = correlation(prior_of_given[judged], log_prob_of_given[judged], n=n, alternative="greater", seed=seed)
+    quarter = strata_of(prior_of_right.double().numpy(), 4)
+    parts = [torch.from_numpy(quarter == q) for q in np.unique(quarter)]
+    quantiles = tuple(_rate(right[part], _of(groups, part), seed) for part in parts)
+    accuracy = _rate(right, groups, seed)
+    return Pull(accuracy, slope, asymmetry, null, lift, int((~right).sum()), quantiles, echo)
+
+
+def _of(groups: np.ndarray | None, part: Bool[Tensor, " item"]) -> np.ndarray | None:
+    return None if groups is None else groups[part.numpy()]
+
+
+def _rate(flags: Bool[Tensor, " n"], groups: np.ndarray | None, seed: int) -> Interval:
+    """A share with its interval, by whole answers where there are several items of one."""
+    if groups is None or flags.all() or not flags.any() or len(np.unique(groups)) < 2:
+        first = None if groups is None else np.unique(groups, return_index=True)[1]
+        return share(flags if first is None or flags.any() != flags.all() else flags[first])
+    return bootstrap(flags.double(), by=groups, method="percentile", seed=seed)

@@ -193,6 +193,10 @@ def run(
             ],
             "tuned on": [{"lists": name, "items": kind, "gain": x.value, "low": x.low, "high": x.high}
                          for (name, kind), x in gained.items()],
+            "quarters": [
+                {"quarter of the prior": i + 1, "right before": was.value, "right after": now.value}
+                for i, (was, now) in enumerate(zip(first.by_quantile, last.by_quantile, strict=True))
+            ],
             "larger, by layer": big["layers"], "larger": big["asked"],
         },
         also={
