@@ -87,6 +87,12 @@ class AttributionGraph:
             f"AttributionGraph({self.metadata['slug']!r} of {self.metadata['scan']}: {kinds}; {len(self.links)} links)"
         )
 
+    def draw(self, **how: Any) -> Any:
+        """A view to click in, in a notebook or saved as .html, .svg or .png: see `view.drawn.draw`."""
+        from inscape.view.drawn import draw
+
+        return draw(self, **how)
+
     # -- files ---------------------------------------------------------------------------------------------------
 
     def as_dict(self) -> dict[str, Any]:

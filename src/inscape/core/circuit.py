@@ -99,6 +99,12 @@ class Circuit:
         said = ", ".join(f"{n} {role}" for role, n in counts.items())
         return f"Circuit({len(self.nodes)} nodes{f': {said}' if said else ''}, {len(self.edges)} edges)"
 
+    def draw(self, **how: Any) -> Any:
+        """A view to click in, in a notebook or saved as .html, .svg or .png: see `view.drawn.draw`."""
+        from inscape.view.drawn import draw
+
+        return draw(self, **how)
+
     # -- files ---------------------------------------------------------------------------------------------------
 
     def as_dict(self) -> dict[str, Any]:

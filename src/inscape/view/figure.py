@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["vega", "lens", "tokens", "table"]
+Kind = Literal["vega", "lens", "tokens", "table", "circuit"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing to look at: `data` as its kind's builder makes it (`charts`, `lens`, `strip`, `table`).
+    """One thing to look at: `data` as its kind's builder makes it (`charts`, `lens`, `strip`, `table`, `circuit`).
 
     `caption` is one sentence that says what is seen; `control` says what stands beside it and must not show the same;
     `call` is the code that makes this figure alone.

@@ -130,7 +130,7 @@ def _drawing(figure: Figure) -> str:
             f'<div class="chart" role="figure" aria-label="{label}"></div></div>'
         )
     data = {**figure.data, "label": figure.data.get("label") or figure.caption}
-    tag = {"lens": "inscape-lens", "tokens": "inscape-tokens"}[figure.kind]
+    tag = {"lens": "inscape-lens", "tokens": "inscape-tokens", "circuit": "inscape-circuit"}[figure.kind]
     return f'<{tag}><script type="application/json">{inline_json(data)}</script></{tag}>'
 
 
