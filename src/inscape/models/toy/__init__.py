@@ -11,4 +11,6 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-digits-vit", "a vision transformer of six layers that reads handwritten digits of 8 x 8 pixels from its "
         "class token"),
     Toy("toy-arithmetic", "six layers add two or three numbers and say the sum as the next token, asked in two forms"),
+    Toy("toy-succession", "two layers say what comes next in ordered classes (days, months, letters, numbers "
+        "to 99), and the place, tens and last digit of the same items"),
 )  # fmt: skip
