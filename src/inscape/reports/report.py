@@ -146,7 +146,7 @@ def _doing(name: str) -> str:
         "stream": "what each layer adds",
         "skipping": "skipping each layer",
         "outliers": "massive activations and sinks",
-        "heads": "what the heads look at",
+        "heads": "what the heads do",
         "neurons": "how many neurons work",
     }[name]
 

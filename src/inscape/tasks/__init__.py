@@ -8,6 +8,7 @@ from inscape.tasks.colored_objects import colored_objects
 from inscape.tasks.counting import count_items, counting
 from inscape.tasks.digits import Images, digits
 from inscape.tasks.facts import facts
+from inscape.tasks.frames import framed
 from inscape.tasks.graph_text import GraphTexts, graph_text
 from inscape.tasks.greater_than import greater_than
 from inscape.tasks.induction import induction, repeated_probe
@@ -32,6 +33,7 @@ __all__ = [
     "counting",
     "digits",
     "facts",
+    "framed",
     "graph_text",
     "greater_than",
     "induction",

@@ -20,7 +20,7 @@ from inscape.engine.unembed import unembedding
 from inscape.models.model import Model
 
 Heads = str | HeadWeights | tuple[int, int] | Sequence[Any]
-BATCH = 8  # texts at once in context mode
+BATCH, TOKENS = 8, 1024  # texts at once in context mode, or more of them where they are short rows of ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +163,16 @@ def _in_context(
         raise InputError("pre='context' needs inputs=: texts, or lists of token ids, in which the tokens stand.")
     if any(w.reads.endswith("attn.in") for w in wired.values()):
         raise ModelError("pre='context' needs heads that read the stream through a norm; these read something else.")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"pre='context' reads one text a row, and {type(model.module).__name__} reads two.")
     rows = [inputs] if isinstance(inputs, str) else list(inputs)
+    longest = max((len(row) for row in rows), default=1)
+    batch = BATCH if any(isinstance(row, str) for row in rows) else max(BATCH, TOKENS // max(1, longest))
     total: dict[str, Tensor] = {}
     count = torch.zeros(len(sources), dtype=torch.long)
-    for start in range(0, len(rows), BATCH):
+    for start in range(0, len(rows), batch):
         tell(progress, "reading tokens in their contexts", start / len(rows))
-        trace = run(model, rows[start : start + BATCH], read=[w.reads for w in wired.values()])
+        trace = run(model, rows[start : start + batch], read=[w.reads for w in wired.values()])
         if trace.tokens is None or trace.mask is None:
             raise InputError("pre='context' needs inputs= of tokens: texts, or lists of token ids.")
         ids, real = trace.tokens.cpu(), trace.mask.bool().cpu()

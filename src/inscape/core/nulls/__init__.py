@@ -25,7 +25,7 @@ from inscape.core.nulls.correlation import Correlation, correlation
 from inscape.core.nulls.directions import random_directions
 from inscape.core.nulls.family import Corrected, benjamini_hochberg, max_over_family
 from inscape.core.nulls.matched import layer_matched_orders, layer_matched_sets
-from inscape.core.nulls.paired import mcnemar, sign_flip_test
+from inscape.core.nulls.paired import mcnemar, sign_flip_test, sign_flipped
 from inscape.core.nulls.permutation import Tested, permutation_p, permutation_test, permuted
 from inscape.core.nulls.slope import Slope, logistic_slope
 
@@ -53,4 +53,5 @@ __all__ = [
     "random_directions",
     "share",
     "sign_flip_test",
+    "sign_flipped",
 ]

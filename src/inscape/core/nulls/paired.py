@@ -5,10 +5,12 @@ from math import comb
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from inscape.core.errors import InputError
 from inscape.core.nulls.permutation import Tested, permutation_p
-from inscape.core.nulls.values import CHUNK, Seed, Values, check_draws, flags, generator, groups, vector
+from inscape.core.nulls.values import CHUNK, Seed, Values, array, check_draws, flags, generator, groups, vector
 
 
 def sign_flip_test(
@@ -45,6 +47,20 @@ def sign_flip_test(
         parts.append(signs @ total / len(held))
     null = torch.from_numpy(np.concatenate(parts))
     return Tested(observed, float(permutation_p(observed, null, alternative)), null, alternative)
+
+
+def sign_flipped(differences: Values, *, n: int = 1000, seed: Seed = 0) -> Float[Tensor, "n *axes"]:
+    """Means over items with signs chosen at random, n times: for many members, the null of `max_over_family`.
+
+    `mean over items of s_i difference_i`, the same signs for all members, so that what they share is kept.
+    differences: [item, *axes]. Choose `sign_flip_test` for one member, where few items are taken exactly.
+    Cost: one matrix product. Raises: InputError for NaN or no items.
+    """
+    check_draws(n)
+    held = array(differences, "differences")
+    signs = generator(seed).integers(0, 2, (n, len(held))) * 2.0 - 1.0
+    made = signs @ held.reshape(len(held), -1) / len(held)
+    return torch.from_numpy(made.reshape(n, *held.shape[1:]))
 
 
 def mcnemar(a: Values, b: Values, *, alternative: str = "two-sided") -> float:

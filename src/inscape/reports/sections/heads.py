@@ -1,91 +1,89 @@
-"""What the attention heads look at."""
+"""The atlas of heads: which of them are of which known kind."""
 
-from inscape.circuits.heads import KINDS, HeadScores, head_scores
+from inscape.circuits.heads import KINDS, HeadAtlas, Kind, head_atlas
 from inscape.core.errors import InputError, ModelError
 from inscape.models.model import Model
 from inscape.reports.material import Material
-from inscape.reports.words import layer_labels, number_of
+from inscape.reports.words import layer_labels, number_of, times
 from inscape.view.charts import heatmap
 from inscape.view.figure import Figure, Section
 from inscape.view.table import table
 
-TITLE = "What the attention heads look at"
-WORDS = {
-    "previous": "the token before",
-    "duplicate": "the same token one period ago",
-    "induction": "what followed the same token one period ago",
-    "first": "the first position",
-}
+TITLE = "What the attention heads do"
+DRAWS = 500
+ALPHA = 0.05
 
 
 def section(model: Model, material: Material) -> Section:
-    """Scores of every head on repeated random tokens: a table of the best, and one map a kind."""
+    """Every head tried for every known kind: a table of the kinds with their strongest heads, and one map a kind."""
     if material.kind in ("image", "other"):
         return Section(TITLE, skipped="the probe is made of tokens that come twice; these inputs are no tokens.")
     try:
-        made = head_scores(model, seed=material.seed, progress=material.progress)
+        made = head_atlas(model, draws=DRAWS, seed=material.seed, progress=material.progress)
     except (ModelError, InputError) as reason:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     says = (
-        f"A probe of {made.length} random tokens that come twice, {made.n_rows} of "
-        "them: a score is the mean attention on the key "
-        "that each kind of head would look at."
+        "Every head was tried for every kind, each beside its own control; p counts that all heads were looked at. "
+        "Names are by behaviour: a mover brings the answer on these prompts, whatever else it is for."
     )
-    return Section(TITLE, (_best(made), *(_map(made, kind) for kind in KINDS)), says=says)
+    if made.skipped:
+        says += f" Not tried here: {'; '.join(f'{kind} ({_short(why)})' for kind, why in made.skipped.items())}."
+    shown = [kind for kind in KINDS if kind.name in made.found]
+    return Section(TITLE, (_kinds(made, shown), *(_map(made, kind) for kind in shown)), says=says)
 
 
-def _best(made: HeadScores, n: int = 3) -> Figure:
+def _short(why: str) -> str:
+    return why.rstrip(".:")
+
+
+def _kinds(made: HeadAtlas, kinds: list[Kind], n: int = 3) -> Figure:
     rows = []
-    for kind in KINDS:
-        for layer, head, score in made.top(kind, n):
-            at = made.layers.index(layer)
-            control = float(made.control[kind][at, head]) if made.control is not None else None
-            rows.append([kind, WORDS[kind], number_of(layer), head, score, control, float(made.chance[kind][at])])
-    layer, head, score = made.top("induction", 1)[0]
-    at = made.layers.index(layer)
-    there = float(made.control["induction"][at, head]) if made.control is not None else float("nan")
-    verdict = (
-        "an induction head"
-        if score > 5 * max(there, float(made.chance["induction"][at]))
-        else "no clear induction head"
-    )
+    for kind in kinds:
+        measured, found = made.of(kind.name), made.heads(kind.name, ALPHA)
+        for i, (layer, head, score, p) in enumerate(found[:n] or made.top(kind.name, 1)):
+            line = float(measured.line[made.layers.index(layer), head])
+            first = [kind.name, kind.does, len(found)] if i == 0 else ["", "", None]
+            name = f"{number_of(layer)} head {head}"
+            rows.append([*first, name, score, line, measured.chance, p, measured.unit])
+    several = sum(1 for layer in made.layers for head in range(_width(made)) if len(made.kinds(layer, head, ALPHA)) > 1)
+    none = sum(1 for layer in made.layers for head in range(_width(made)) if not made.kinds(layer, head, ALPHA))
     return Figure(
         "table",
-        table(["kind", "looks at", "layer", "head", "score", "shuffled probe", "chance"], rows),
-        f"The best heads of each kind; {number_of(layer)} head {head} is {verdict} ({score:.2f} of its attention).",
+        table(["kind", "what it does", "heads", "strongest", "score", "line", "chance", "p", "score is"], rows),
+        f"Kinds of heads, with the strongest of each (the best one where none is sure); {times(several, 'head')} "
+        f"{'is' if several == 1 else 'are'} of several kinds, {none} of none.",
         control=(
-            "the shuffled probe has the same tokens in its second half in another order: "
-            "duplicate and induction heads must fall there, "
-            "heads that go by position (previous, first) must not. Chance is even attention over the keys in sight."
+            "a head counts when the best of all heads does as well in at most 5 of 100 draws of the kind's control; "
+            "line is the score that takes, chance the control's mean. Controls: "
+            + "; ".join(f"{kind.name}, {kind.control}" for kind in kinds)
+            + "."
         ),
-        call="from inscape.circuits.heads import head_scores\nmade = head_scores(model)\nmade.top('induction')",
+        call="from inscape.circuits.heads import head_atlas\natlas = head_atlas(model)\natlas.heads('previous')",
     )
 
 
-def _map(made: HeadScores, kind: str) -> Figure:
-    scores = made.scores[kind]
+def _width(made: HeadAtlas) -> int:
+    return next(iter(made.found.values())).score.shape[1]
+
+
+def _map(made: HeadAtlas, kind: Kind) -> Figure:
+    measured, found = made.of(kind.name), made.heads(kind.name, ALPHA)
     spec = heatmap(
-        scores,
+        measured.score,
         layer_labels(made.layers),
-        [str(h) for h in range(scores.shape[1])],
+        [str(h) for h in range(measured.score.shape[1])],
         rows_up=True,
         x_title="head",
         y_title="layer",
-        value_title="attention",
+        value_title=measured.unit,
     )
-    chance = made.chance[kind].nanmean()
-    above = int((scores > 5 * chance).sum())
-    unseen = int(scores.isnan().all(1).sum())
-    hidden = f" {unseen} layers cannot see that far and stay empty." if unseen else ""
-    control = (
-        ""
-        if made.control is None
-        else f" On the shuffled probe {int((made.control[kind] > 5 * chance).sum())} heads are above five times chance."
-    )
+    unseen = int(measured.score.isnan().all(1).sum())
+    hidden = f" {times(unseen, 'layer')} cannot be tried for it and stay empty." if unseen else ""
+    notes = f" {'; '.join(measured.notes)}." if measured.notes else ""
     return Figure(
         "vega",
         spec,
-        (f"{kind.capitalize()}: attention on {WORDS[kind]}; {above} heads are above five times chance.{hidden}"),
-        control=f"chance is {float(chance):.3f}.{control}",
-        call=f"head_scores(model).scores[{kind!r}]",
+        f"{kind.name.capitalize()}: {kind.does}; {times(len(found), 'head')}.{hidden}",
+        control=f"{kind.control}; chance is {measured.chance:.3f}.{notes}",
+        call=f"head_atlas(model).of({kind.name!r}).score",
     )

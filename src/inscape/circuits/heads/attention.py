@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inscape.core.errors import InputError, InscapeError, ModelError
@@ -29,7 +29,7 @@ class HeadScores:
 
     chance: per layer, the same score of a head that spreads its attention evenly over the keys it may see, on the same
     probe. control: the same scores on a probe whose second half is the first in another order: the tokens are the
-    same, their pairing is not; duplicate and induction fall there to what position alone gives. `beyond` is the rest.
+    same, their pairing is not; duplicate and induction fall there to what position alone gives.
     """
 
     layers: tuple[str, ...]
@@ -70,55 +70,103 @@ def head_scores(
     """
     if control not in (None, "shuffle"):
         raise InputError(f"control={control!r} is none of head_scores; it can be 'shuffle' or None.")
-    names = [f"{b.name}.attn.pattern" for b in model.blocks if f"{b.name}.attn.pattern" in model.sites]
-    if not names:
-        raise ModelError(f"{type(model.module).__name__} offers no attention pattern.")
-    length = min(length, _room(model))
-    if length < 2:
-        raise ModelError("this model's positions do not hold a probe of two times two tokens.")
+    names = pattern_sites(model)
+    length = probe_length(model, length)
     tell(progress, "running the probe of repeated tokens", 0.0)
-    ids = repeated_probe(model, length, rows, seed)
-    scores, chance = _scores(model, names, ids, length)
+    plain = looks(model, names, repeated_probe(model, length, rows, seed), length)
     shuffled = None
     if control is not None:
         tell(progress, "running its shuffled control", 0.5)
-        shuffled, _ = _scores(model, names, repeated_probe(model, length, rows, seed, shuffle=True), length)
-    return HeadScores(
-        tuple(name.removesuffix(".attn.pattern") for name in names), scores, chance, shuffled, length, rows
-    )
+        other = looks(model, names, repeated_probe(model, length, rows, seed, shuffle=True), length)
+        shuffled = {kind: x.mean(0) for kind, x in other.scores.items()}
+    scores = {kind: x.mean(0) for kind, x in plain.scores.items()}
+    layers = tuple(name.removesuffix(".attn.pattern") for name in names)
+    return HeadScores(layers, scores, plain.chance, shuffled, length, rows)
 
 
-def _scores(model: Model, names: list[str], ids: Tensor, length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Attention on the keys of each kind, row by row; NaN where a layer cannot see that far.
+
+    scores: kind -> [row, layer, head]. chance: kind -> even attention over the keys in sight, by layer.
+    elsewhere: attention on keys drawn at random among those in sight, the mean over rows and queries, [draw, layer,
+    head]: what a head looks at when it does not care where the key is. None without draws.
+    """
+
+    scores: dict[str, Float[Tensor, "row layer head"]]
+    chance: dict[str, Float[Tensor, " layer"]]
+    elsewhere: Float[Tensor, "draw layer head"] | None
+
+
+def pattern_sites(model: Model) -> list[str]:
+    """The attention patterns of all layers that have one. Raises: ModelError for a model without attention."""
+    names = [f"{b.name}.attn.pattern" for b in model.blocks if f"{b.name}.attn.pattern" in model.sites]
+    if not names:
+        raise ModelError(f"{type(model.module).__name__} offers no attention pattern.")
+    return names
+
+
+def probe_length(model: Model, length: int) -> int:
+    """As many tokens as asked for, or as the model's positions hold twice."""
+    length = min(length, _room(model))
+    if length < 2:
+        raise ModelError("this model's positions do not hold a probe of two times two tokens.")
+    return length
+
+
+def looks(
+    model: Model, names: list[str], ids: Int[Tensor, "row pos"], length: int, *, draws: int = 0, seed: int = 0
+) -> Looks:
+    """Run a probe of twice `length` tokens behind a first one, and take what is needed of each pattern on the way."""
     q = torch.arange(length + 1, 2 * length + 1)
     keys = {"previous": q - 1, "duplicate": q - length, "induction": q - length + 1, "first": torch.zeros_like(q)}
+    where = torch.rand(draws, length, generator=torch.Generator().manual_seed(seed))
 
     def picked(pattern: Tensor) -> Tensor:
-        """[kind, head + 1]: the mean over rows and queries, and in the last column what even attention gives."""
-        seen = (pattern > 0).flatten(0, 1).any(0)
+        """[kind, row, head + 1]: the mean over queries, and in the last column what even attention gives."""
+        seen = _seen(pattern)
         even = seen.float() / seen.sum(1, keepdim=True).clamp(min=1)
         made = []
         for kind in KINDS:
             k = keys[kind].to(pattern.device)
             visible = seen[q.to(k.device), k]
-            score = pattern[:, :, q, k][:, :, visible].float().mean((0, 2))
-            made.append(torch.cat([score, even[q, k][visible].mean()[None]]))
+            score = pattern[:, :, q, k][:, :, visible].float().mean(2)
+            made.append(torch.cat([score, even[q, k][visible].mean().expand(len(score), 1)], 1))
         return torch.stack(made)
 
+    def drawn(pattern: Tensor) -> Tensor:
+        """[draw, head]: attention on one random visible key a query."""
+        seen = _seen(pattern)[q.to(pattern.device)]
+        order = seen.long().sort(dim=1, descending=True, stable=True).indices  # the keys in sight first
+        place = (where.to(seen.device) * seen.sum(1)).long()
+        k = order.gather(1, place.T.clamp(max=seen.shape[1] - 1)).T
+        return pattern.float().mean(0)[:, q.to(k.device), k].mean(-1).T
+
+    read = {name: (name, picked) for name in names}
+    read |= {f"{name} elsewhere": (name, drawn) for name in names} if draws else {}
     try:
-        trace = run(model, _inputs(model, ids), read={name: (name, picked) for name in names})
+        trace = run(model, _inputs(model, ids), read=read)
     except (AttributeError, TypeError, ValueError) as error:
         if isinstance(error, InscapeError):
             raise
         raise ModelError(f"{type(model.module).__name__} does not run on tokens alone: {error}") from error
-    heads = max(trace[name].shape[1] for name in names) - 1
-    scores = {kind: torch.full((len(names), heads), torch.nan) for kind in KINDS}
+    heads = max(trace[name].shape[-1] for name in names) - 1
+    scores = {kind: torch.full((len(ids), len(names), heads), torch.nan) for kind in KINDS}
     chance = {kind: torch.full((len(names),), torch.nan) for kind in KINDS}
+    elsewhere = torch.full((draws, len(names), heads), torch.nan) if draws else None
     for layer, name in enumerate(names):
         for i, kind in enumerate(KINDS):
             value = trace[name][i].cpu()
-            scores[kind][layer, : len(value) - 1] = value[:-1]
-            chance[kind][layer] = value[-1]
-    return scores, chance
+            scores[kind][:, layer, : value.shape[1] - 1] = value[:, :-1]
+            chance[kind][layer] = value[0, -1]
+        if elsewhere is not None:
+            value = trace[f"{name} elsewhere"].cpu()
+            elsewhere[:, layer, : value.shape[1]] = value
+    return Looks(scores, chance, elsewhere)
+
+
+def _seen(pattern: Tensor) -> Tensor:
+    return (pattern > 0).flatten(0, 1).any(0)
 
 
 def _inputs(model: Model, ids: Tensor) -> Any:
