@@ -18,7 +18,7 @@ def test_the_heads_of_a_net_stand_in_the_table_with_their_score_and_line() -> No
     table, *maps = made.figures
     rows = table.data["rows"]
     named = next(row for row in rows if row[0] == "successor")
-    assert named[3].startswith("layer 1 head ")
+    assert named[3].startswith("1.")
     assert named[4] > 2 * named[5]
     assert named[7] < 0.01
     assert "mover" in made.says

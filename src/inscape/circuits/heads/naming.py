@@ -70,6 +70,10 @@ def excess_at_the_end(probes: Probes, role: str) -> Float[Tensor, "pair layer he
     The first position is left out: attention that has nowhere to go rests there. Rows of equal length run together, so
     that columns are positions.
     """
+    return probes.once(f"attention on {role}", lambda: _excess(probes, role))
+
+
+def _excess(probes: Probes, role: str) -> Float[Tensor, "pair layer head"]:
     tell(probes.progress, f"attention from the last token on {role}", 0.5)
     _needs_next(probes)
     pairs, heads = probes.pairs, probes.repeated.scores["first"].shape[2]
@@ -95,6 +99,10 @@ def _last_query(pattern: Tensor) -> Float[Tensor, "row head key"]:
 
 def direct_effect(probes: Probes) -> Float[Tensor, "pair layer head"]:
     """What each head adds to logit(answer) - logit(wrong) itself."""
+    return probes.once("direct effect", lambda: _direct(probes))
+
+
+def _direct(probes: Probes) -> Float[Tensor, "pair layer head"]:
     tell(probes.progress, "direct effects on the answer", 0.6)
     _needs_next(probes)
     pairs = probes.pairs

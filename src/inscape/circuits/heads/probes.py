@@ -1,7 +1,9 @@
 """What the kinds of heads are measured on; made when it is first asked for, and shared by the kinds that ask for it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +32,7 @@ class Probes:
     given: Pairs | None = None
     roles: tuple[str, str] = ("io", "s2")
     progress: Progress = None
+    _made: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def patterns(self) -> list[str]:
@@ -68,6 +71,12 @@ class Probes:
                 "  say which of them are the answer and the repeated word: roles=('io', 's2')."
             )
         return made
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made on the first call with this name: kinds share their parts."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def placed(self, layer: str, head: int) -> tuple[int, int] | None:
         """Where a head stands in arrays [layer, head]."""

@@ -25,7 +25,8 @@ def copying(probes: Probes) -> Measured:
     """Of the probe's tokens, how many promote themselves most when the head looks at them; beside shuffled targets."""
     first = probes.ids[:, : 1 + probes.ids.shape[1] // 2]  # every token for the first time
     tokens = first[:, 1:].unique().tolist()
-    return _follows(probes, relations.custom("copy", {"tokens": {t: t for t in tokens}}), first.tolist())
+    itself = relations.custom("copy", {"tokens": {t: t for t in tokens}})
+    return probes.once("copying", lambda: _follows(probes, itself, first.tolist()))
 
 
 def successor(probes: Probes) -> Measured:

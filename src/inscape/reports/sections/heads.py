@@ -4,7 +4,7 @@ from inscape.circuits.heads import KINDS, HeadAtlas, Kind, head_atlas
 from inscape.core.errors import InputError, ModelError
 from inscape.models.model import Model
 from inscape.reports.material import Material
-from inscape.reports.words import layer_labels, number_of, times
+from inscape.reports.words import layer_labels, times
 from inscape.view.charts import heatmap
 from inscape.view.figure import Figure, Section
 from inscape.view.table import table
@@ -36,25 +36,28 @@ def _short(why: str) -> str:
     return why.rstrip(".:")
 
 
-def _kinds(made: HeadAtlas, kinds: list[Kind], n: int = 3) -> Figure:
+def _kinds(made: HeadAtlas, kinds: list[Kind], n: int = 4) -> Figure:
     rows = []
     for kind in kinds:
         measured, found = made.of(kind.name), made.heads(kind.name, ALPHA)
-        for i, (layer, head, score, p) in enumerate(found[:n] or made.top(kind.name, 1)):
-            line = float(measured.line[made.layers.index(layer), head])
-            first = [kind.name, kind.does, len(found)] if i == 0 else ["", "", None]
-            name = f"{number_of(layer)} head {head}"
-            rows.append([*first, name, score, line, measured.chance, p, measured.unit])
+        (layer, head, score, p), *rest = found[:n] or made.top(kind.name, 1)
+        line = float(measured.line[made.layers.index(layer), head])
+        strongest = ", ".join(f"{a.removeprefix('layers.')}.{h}" for a, h, *_ in [(layer, head), *rest])
+        strongest += ", …" if len(found) > n else ""
+        numbers = [round(x, 3) + 0.0 for x in (score, line, measured.chance)]
+        rows.append([kind.name, kind.does, len(found), strongest, *numbers, round(p, 4), measured.unit])
     several = sum(1 for layer in made.layers for head in range(_width(made)) if len(made.kinds(layer, head, ALPHA)) > 1)
     none = sum(1 for layer in made.layers for head in range(_width(made)) if not made.kinds(layer, head, ALPHA))
     return Figure(
         "table",
         table(["kind", "what it does", "heads", "strongest", "score", "line", "chance", "p", "score is"], rows),
-        f"Kinds of heads, with the strongest of each (the best one where none is sure); {times(several, 'head')} "
+        f"Kinds of heads, the strongest of each as layer.head, and the first one's score; {times(several, 'head')} "
         f"{'is' if several == 1 else 'are'} of several kinds, {none} of none.",
         control=(
             "a head counts when the best of all heads does as well in at most 5 of 100 draws of the kind's control; "
-            "line is the score that takes, chance the control's mean. Controls: "
+            "line is the score that takes, chance the control's mean."
+            + "".join(f" A {kind.name} also has {kind.floor:g} at least." for kind in kinds if kind.floor)
+            + " Controls: "
             + "; ".join(f"{kind.name}, {kind.control}" for kind in kinds)
             + "."
         ),
@@ -76,6 +79,7 @@ def _map(made: HeadAtlas, kind: Kind) -> Figure:
         x_title="head",
         y_title="layer",
         value_title=measured.unit,
+        diverging=bool((measured.score < 0).any()),
     )
     unseen = int(measured.score.isnan().all(1).sum())
     hidden = f" {times(unseen, 'layer')} cannot be tried for it and stay empty." if unseen else ""
