@@ -197,6 +197,6 @@ def _heads(model: Model) -> dict[str, tuple[str, int]]:
 
 
 def _change(measure: Measure, edit: Any) -> Tensor:
-    change = measure.against(edit)[1]
+    change = measure.loss_change(edit)
     assert change is not None
     return change

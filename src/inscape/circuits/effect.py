@@ -119,6 +119,14 @@ class Measure:
     def mean_loss(self) -> float | None:
         return float(self.losses.mean()) if self.losses is not None else None
 
+    def loss_change(self, edit: Edit) -> Tensor | None:
+        """The loss at every measured position with the edit, less that without: `against` for a third of its cost."""
+        if self.losses is None:
+            return None
+        trace = run(self.model, self.inputs, read=self.site, edits=[edit])
+        edited = self._loss(self._at(trace[self.site].float()))
+        return edited - self.losses if edited is not None else None
+
     def against(self, edit: Edit) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """(kl, loss change, relative change of the final state) at every measured position."""
         output = True if self.whole is not None else None

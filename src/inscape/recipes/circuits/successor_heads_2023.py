@@ -77,7 +77,7 @@ def run(model="gemma-3-270m", *, toy: str = "toy-succession", draws: int = 1000,
     best, wild_score, wild_p = wild.top(1)[0]
     tell(progress, "its best head in ordinary texts", 0.5)
     where = next((int(h.layer.rsplit(".", 1)[1]), h.head) for h in weights.heads(opened) if h.name == best)
-    needed = ablation_loss(opened, where, tasks.plain_text(texts), seed=seed, progress=progress)
+    needed = ablation_loss(opened, where, tasks.plain_text(texts), others=9, seed=seed, progress=progress)
     line, wild_line = alone.corrected.threshold(0.99), wild.corrected.threshold(0.99)
     measured = {
         "best_head": score, "null_99": found.corrected.threshold(0.99),
