@@ -6,7 +6,7 @@ import torch
 import inscape as ins
 from inscape.circuits.heads import KINDS, head_atlas
 from inscape.circuits.heads.measured import all_of, beside
-from inscape.circuits.heads.naming import indirect_effect
+from inscape.circuits.heads.naming import excess_at_the_end, indirect_effect
 from inscape.circuits.heads.probes import Probes
 from inscape.core.nulls import sign_flip_test, sign_flipped
 from inscape.tasks.name_order import name_order
@@ -96,6 +96,19 @@ def test_the_effect_through_later_heads_is_none_in_the_last_layer() -> None:
     effect = indirect_effect(probes)
     assert float(effect[:, -1].abs().max()) < 1e-3
     assert float(effect[:, :-1].abs().max()) > 1e-2
+
+
+def test_attention_beyond_other_tokens_is_that_of_the_patterns_row_by_row() -> None:
+    model = ins.open("toy-name-order")
+    pairs = name_order(model, 5, seed=0)
+    found = excess_at_the_end(Probes(model, 8, 4, 50, 0, pairs, ("first", "second")), "first")
+    for i, ids in enumerate(pairs.clean_ids):
+        for layer in range(3):
+            site = f"layers.{layer}.attn.pattern"
+            line = ins.run(model, [list(ids)], read=site)[site][0, :, -1]
+            at = int(pairs.roles["first"][i, 0])
+            rest = [k for k in range(1, len(ids)) if k != at]
+            torch.testing.assert_close(found[i, layer], line[:, at] - line[:, rest].mean(1))
 
 
 def test_flipped_signs_of_many_members_are_those_of_one() -> None:

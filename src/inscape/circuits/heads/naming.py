@@ -5,6 +5,7 @@ that comes twice is " John". Where a head looks from the last token, and what it
 directly, through the final norm and the head of the model, or by way of later heads.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,14 +17,14 @@ from inscape.circuits.effect import predicts_next
 from inscape.circuits.heads.measured import Measured, all_of, beside
 from inscape.circuits.heads.probes import Probes
 from inscape.circuits.paths import path_patching
+from inscape.circuits.role_attention import role_attention
 from inscape.circuits.sweep import sweep
-from inscape.core.errors import ModelError
+from inscape.core.errors import InputError, ModelError
 from inscape.core.grid import Grid
 from inscape.core.nulls.paired import sign_flipped
 from inscape.core.progress import tell
-from inscape.engine.forward import run
 
-UNIT = "logits"
+UNIT, OTHERS = "logits", "other tokens"
 
 
 def mover(probes: Probes) -> Measured:
@@ -67,8 +68,7 @@ def _beside_signs(probes: Probes, effect: Float[Tensor, "pair layer head"], unit
 def excess_at_the_end(probes: Probes, role: str) -> Float[Tensor, "pair layer head"]:
     """Attention from the last token on a role's tokens (their mean), less the mean over other tokens but the first.
 
-    The first position is left out: attention that has nowhere to go rests there. Rows of equal length run together, so
-    that columns are positions.
+    The first position is left out: attention that has nowhere to go rests there.
     """
     return probes.once(f"attention on {role}", lambda: _excess(probes, role))
 
@@ -76,25 +76,23 @@ def excess_at_the_end(probes: Probes, role: str) -> Float[Tensor, "pair layer he
 def _excess(probes: Probes, role: str) -> Float[Tensor, "pair layer head"]:
     tell(probes.progress, f"attention from the last token on {role}", 0.5)
     _needs_next(probes)
-    pairs, heads = probes.pairs, probes.repeated.scores["first"].shape[2]
-    lengths = [len(ids) for ids in pairs.clean_ids]
-    out = torch.full((len(pairs), len(probes.layers), heads), torch.nan)
-    for length in sorted(set(lengths)):
-        rows = [i for i, size in enumerate(lengths) if size == length]
-        ids = torch.tensor([pairs.clean_ids[i] for i in rows])
-        trace = run(probes.model, ids, read={name: (name, _last_query) for name in probes.patterns})
-        for layer, name in enumerate(probes.patterns):
-            pattern = trace[name].float().cpu()
-            for j, i in enumerate(rows):
-                at = pairs.roles[role][i].unique()
-                other = torch.ones(length, dtype=torch.bool).index_fill(0, torch.cat([at, torch.tensor([0])]), False)
-                on, off = pattern[j][:, at].mean(1), pattern[j][:, other].mean(1)
-                out[i, layer, : len(on)] = on - off
-    return out
-
-
-def _last_query(pattern: Tensor) -> Float[Tensor, "row head key"]:
-    return pattern[:, :, -1]
+    pairs = probes.pairs
+    on, counts, others = [], [], []
+    for ids, at in zip(pairs.clean_ids, pairs.roles[role].tolist(), strict=True):
+        on.append(len(set(at)))
+        others.append([i for i in range(1, len(ids)) if i not in at])
+        counts.append(len(others[-1]))
+    if not min(counts):
+        raise InputError(f"pair {counts.index(0)} has no token beside its {role!r} to compare attention with.")
+    widest = max(counts)
+    table = torch.tensor([row + row[-1:] * (widest - len(row)) for row in others])
+    both = replace(
+        pairs, roles={**pairs.roles, OTHERS: table}, corrupted_roles={**pairs.corrupted_roles, OTHERS: table}
+    )
+    found = role_attention(probes.model, both, (role, OTHERS)).per_pair
+    size = torch.tensor([on, counts]).T[..., None, None]
+    mean = found / size
+    return mean[:, 0] - mean[:, 1]
 
 
 def direct_effect(probes: Probes) -> Float[Tensor, "pair layer head"]:
