@@ -4,6 +4,9 @@ A net that learned what comes next is scanned head by head, from weights alone, 
 items share is taken apart into class and index, and into the last digit, which is then swapped under the head. A
 language model is scanned in the same way, and once more with its tokens as they stand in short neutral sentences; its
 best head is then ablated in ordinary texts.
+The net has its successor head, and its items share a code of indices; but it learns most numbers by heart, and their
+last digit cannot be swapped. In Gemma 3 270M weights alone, with the first MLP, find no successor head; in context they
+find one, which says the token itself or the one after it, and without which weekdays are said worse.
 Cost: four minutes. Differs from the source: a small trained net carries most claims, with Gemma 3 270M in place of
 models up to 12B; the features modulo ten are supervised (a sparse autoencoder belongs to the dictionaries).
 """
