@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import inscape as ins
+from inscape.circuits.direct import direct_logits
 from inscape.circuits.heads import KINDS, head_atlas
 from inscape.circuits.heads.measured import all_of, beside
 from inscape.circuits.heads.naming import excess_at_the_end, indirect_effect
 from inscape.circuits.heads.probes import Probes
 from inscape.core.nulls import sign_flip_test, sign_flipped
 from inscape.tasks.name_order import name_order
+from inscape.tasks.pairs import Pairs
 from tests.common.zoo import build
 from tests.read.planted import even_gpt2, positional_gpt2
 
@@ -134,3 +136,18 @@ def test_requests_that_make_no_sense_are_refused() -> None:
         made.kinds(0, 9)
     with pytest.raises(ins.InputError, match="could not be measured here: "):
         head_atlas(even_gpt2(), kinds=["successor"], length=4, draws=20).of("successor")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3_text", "falcon_old", "falcon_new", "gpt_neox", "falcon_h1"])
+def test_movers_are_tried_on_any_decoder_with_pairs_of_token_ids(name: str) -> None:
+    model = ins.open(build(name))
+    clean, corrupted = ((1, 9, 7, 12, 9, 5), (1, 8, 6, 12, 8, 5)), ((1, 30, 31, 12, 32, 5), (1, 33, 34, 12, 35, 5))
+    pairs = Pairs(
+        ("a", "b"), ("c", "d"), (" x", " y"), (" w", " z"), torch.tensor([7, 6]), torch.tensor([9, 8]),
+        {"io": torch.tensor([[2], [2]]), "s2": torch.tensor([[4], [4]])}, 0.5, clean, corrupted,
+    )  # fmt: skip
+    made = head_atlas(model, kinds=["mover", "inhibition"], pairs=pairs, length=6, rows=2, draws=50)
+    direct = direct_logits(model, [list(i) for i in clean], pairs.answer_ids, pairs.wrong_ids, control=None)
+    torch.testing.assert_close(made.of("mover").score, direct.heads().mean(-1), equal_nan=True)
+    assert float(made.of("inhibition").score[-1].abs().max()) < 1e-3
+    assert made.heads("mover") == []  # two pairs can make nothing sure

@@ -21,6 +21,7 @@ from inscape.circuits.role_attention import role_attention
 from inscape.circuits.sweep import sweep
 from inscape.core.errors import InputError, ModelError
 from inscape.core.grid import Grid
+from inscape.core.metrics import logit_diff
 from inscape.core.nulls.paired import sign_flipped
 from inscape.core.progress import tell
 
@@ -117,8 +118,12 @@ def indirect_effect(probes: Probes) -> Float[Tensor, "pair layer head"]:
     tell(probes.progress, "effects through later heads", 0.7)
     _needs_next(probes)
     model, pairs = probes.model, probes.pairs
-    whole = sweep(model, pairs, sites="layers.*.attn.z", heads="all", positions=[-1], direction="noise")
-    path = path_patching(model, pairs, positions=-1)
+    clean, corrupted = ([list(ids) for ids in side] for side in (pairs.clean_ids, pairs.corrupted_ids))
+    metric = logit_diff(pairs.answer_ids, pairs.wrong_ids)
+    whole = sweep(
+        model, clean, corrupted, metric=metric, sites="layers.*.attn.z", heads="all", positions=[-1], direction="noise"
+    )
+    path = path_patching(model, clean, corrupted, metric=metric, positions=-1)
     return _lost(probes, whole) - _lost(probes, path)
 
 
