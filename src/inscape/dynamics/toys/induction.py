@@ -80,13 +80,13 @@ def check(model: Model) -> dict[str, Check]:
         "induction_head": trace["layers.1.attn.pattern"][:, :, q, q - length + 1].mean((0, 2)).max(),
     }
     return {
-        "accuracy": Check(_accuracy(logits.logits, half), at_least=0.95),
-        "accuracy_shuffled": Check(_accuracy(shuffled.logits, other), at_most=0.1),
+        "accuracy": Check(second_time(logits.logits, half), at_least=0.95),
+        "accuracy_shuffled": Check(second_time(shuffled.logits, other), at_most=0.1),
         **{name: Check(float(score), at_least=0.5) for name, score in heads.items()},
     }
 
 
-def _accuracy(logits: Tensor, second: Tensor) -> float:
+def second_time(logits: Tensor, second: Tensor) -> float:
     """How often the top token is the next one of the second stretch; its first cannot be known and does not count."""
     n = second.shape[1]
     return float((logits[:, -n:-1].argmax(-1) == second[:, 1:]).float().mean())

@@ -5,6 +5,10 @@ from inscape.models.toy.toy import Toy
 TOYS: tuple[Toy, ...] = (
     Toy("toy-induction", "two layers of attention alone, which repeat what came before: a previous-token head and an "
         "induction head"),
+    Toy("toy-induction-positions", "the same with learned positions and few words: one previous-token head, one "
+        "induction head, and what they say to each other in the weights"),
+    Toy("toy-list-recall", "two layers read a list and its places but one, and say what stands at the one that is "
+        "left"),
     Toy("toy-name-order", "three layers read two names and say the first or the last of them, as a word asks"),
     Toy("toy-acronym", "four layers spell by the first letters of three words, and doubt it where another answer is "
         "commoner"),

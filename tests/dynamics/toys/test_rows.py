@@ -1,0 +1,45 @@
+"""Rows that toys are trained on: their labels follow from what stands before them."""
+
+import torch
+
+from inscape.dynamics.toys import induction_positions, list_recall
+from inscape.dynamics.toys.list_recall import ID, PLACES, SIZES, WIDTH, WINDOW
+from inscape.train.losses import IGNORED
+
+
+def test_what_is_left_of_a_list_is_the_answer() -> None:
+    for size in SIZES:
+        ids, items, order = list_recall.prompts(16, size, torch.Generator().manual_seed(size))
+        assert ids.shape == (16, WIDTH)
+        for row in range(16):
+            named = {int(x) - ID[PLACES[0]] for x in ids[row, WIDTH - size : -1]}
+            assert named == set(range(size)) - {int(order[row, 0])}
+            assert torch.equal(ids[row, 1 : 1 + size], items[row])
+
+
+def test_no_named_place_has_the_list_in_sight_of_the_first_layer() -> None:
+    ids, items, _ = list_recall.prompts(4, max(SIZES), torch.Generator().manual_seed(0))
+    first_named = WIDTH - max(SIZES)
+    seen = ids[:, first_named - WINDOW + 1 :]
+    assert not torch.isin(seen, items).any()
+
+
+def test_labels_of_lists_are_items_not_yet_named() -> None:
+    for step in range(20):
+        batch = list_recall.rows(step, n=8, seed=0)
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            for at in (labels != IGNORED).nonzero().flatten().tolist():
+                done = [int(x) - ID[PLACES[0]] for x in ids[:at] if ID[PLACES[0]] <= x < ID["-"]]
+                assert int(labels[at]) in {int(x) for i, x in enumerate(ids[1:9]) if i not in done}
+                assert int(labels[at]) < ID[PLACES[0]]
+
+
+def test_labels_of_repeated_words_stood_there_one_period_before() -> None:
+    for step in range(20):
+        batch = induction_positions.rows(step, n=4, seed=0)
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            known = (labels != IGNORED).nonzero().flatten().tolist()
+            assert known
+            for at in known:
+                before = (ids[: at - 1] == ids[at - 1]).nonzero().flatten()
+                assert int(labels[at]) == int(ids[int(before[-1]) + 1])
