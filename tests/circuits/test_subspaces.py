@@ -16,6 +16,7 @@ from inscape.circuits.subspaces import (
     closed_example,
     das,
     dormant_share,
+    first_order,
     rank1_equivalent,
     split,
 )
@@ -195,6 +196,37 @@ def test_shuffled_answers_leave_nothing_to_find() -> None:
     assert "shuffled" in null.source
 
 
+def test_the_best_direction_to_first_order_is_what_paper_and_pencil_say() -> None:
+    """Of the closed example: M is the mean of x (x' - x) (0, 2, 1)(1, 0, 1)', and with g, m that are alike in all rows
+    the best v loses (|g||m| - g.m) / 2."""
+    model, contrast, other = closed_example()
+    (room,) = first_order(model, SITE, contrast)
+    x = contrast.base[:, 0, 0]
+    by_row = (x - other).mean() / x.mean()
+    assert room.whole == pytest.approx(float(by_row), rel=1e-5)
+    assert room.best == pytest.approx(float(by_row) * (10**0.5 + 1) / 2, rel=1e-5)
+    want = along(0, 2 / 5**0.5, 1 / 5**0.5) + along(1, 0, 1)  # the bisector of slope and difference
+    assert abs(float(room.V[:, 0] @ (want / want.norm()))) == pytest.approx(1, abs=1e-5)
+    assert room.room == pytest.approx(room.best - room.whole)
+
+
+def test_the_slope_of_the_score_finds_the_planted_illusion_before_any_search() -> None:
+    model, contrast, _ = planted(128, 40, 90)
+    rooms = {r.site: r for r in first_order(model, ["layers.0.mlp.act", "layers.0.mlp_out"], contrast)}
+    neurons, written = rooms["layers.0.mlp.act"], rooms["layers.0.mlp_out"]
+    assert neurons.room > 1 > 5 * abs(neurons.whole)
+    assert written.best < 0.5 * neurons.best  # what is written does not tell: nothing to bring from there
+    best = torch.zeros(128)
+    best[[40, 90]] = 0.5**0.5
+    assert abs(float(neurons.V[:, 0] @ best)) > 0.8
+    found = das(model, "layers.0.mlp.act", contrast, epochs=2, start="slope")
+    assert found.score(model, contrast).lost.value > 1
+    plane = first_order(model, "layers.0.mlp.act", contrast, 2)[0]
+    torch.testing.assert_close(plane.V.T @ plane.V, torch.eye(2), atol=1e-5, rtol=0)
+    turned_round = first_order(model, "layers.0.mlp.act", contrast, signs=-torch.ones(40))[0]
+    assert abs(float(turned_round.V[:, 0] @ neurons.V[:, 0])) < 0.3
+
+
 def test_a_plane_holds_the_planted_line() -> None:
     model, contrast, u = planted()
     found = das(model, "layers.0.resid_post", contrast, 2)
@@ -313,6 +345,11 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: audit(*_swapped(), n_random=1), ins.InputError, "no contrast for this model",
     ),
     "k too large": (lambda: das(*_for_das(), k=200), ins.InputError, "has 128 dimensions"),
+    "unknown start": (lambda: das(*_for_das(), start="best"), ins.InputError, "it can be 'random' or 'slope'"),
+    "more than the pairs span": (
+        lambda: first_order(*_for_das(), 100), ins.InputError, "pairs span",
+    ),
+    "no slope": (lambda: first_order(*_beside()), ins.InputError, "the score does not depend on @b"),
     "unknown control": (lambda: das(*_for_das(), control="noise"), ins.InputError, "none of das"),
     "rank two": (
         lambda: rank1_equivalent(gpt2(), "layers.1.mlp.act", torch.randn(32, 128)), ins.EditError, "not of rank one",
@@ -332,6 +369,23 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
 def _for_das() -> tuple[Any, str, Contrast]:
     model, contrast = turned()
     return model, "layers.1.mlp.act", contrast
+
+
+class _Beside(nn.Module):
+    """Of its two maps only the first is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.b(x)
+        return self.a(x)
+
+
+def _beside() -> tuple[Any, str, Contrast]:
+    at, x = torch.zeros(2).long(), torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
+    return ins.open(_Beside()), "@b", Contrast(x, -x, at, at, metric=lambda out: out[:, 0, 0])
 
 
 def _swapped() -> tuple[Any, str, Tensor, Contrast]:

@@ -4,6 +4,7 @@ from inscape.circuits.subspaces.audit import Audit, Thresholds, audit
 from inscape.circuits.subspaces.contrast import Contrast, Effect
 from inscape.circuits.subspaces.das import Subspace, das
 from inscape.circuits.subspaces.example import closed_example
+from inscape.circuits.subspaces.first_order import Room, first_order
 from inscape.circuits.subspaces.natural import axis_report, dormant_share
 from inscape.circuits.subspaces.rank_one import RankOne, rank1_equivalent
 from inscape.circuits.subspaces.readers import Reader, Split, split
@@ -14,6 +15,7 @@ __all__ = [
     "Effect",
     "RankOne",
     "Reader",
+    "Room",
     "Split",
     "Subspace",
     "Thresholds",
@@ -22,6 +24,7 @@ __all__ = [
     "closed_example",
     "das",
     "dormant_share",
+    "first_order",
     "rank1_equivalent",
     "split",
 ]
