@@ -6,6 +6,7 @@ import torch
 import inscape as ins
 from inscape.core.errors import InputError, ShapeError, TokenError
 from inscape.models.toy.words import word_tokenizer
+from inscape.read.behaviour.choices import choose
 from inscape.read.behaviour.continuations import continuation_log_probs
 from inscape.read.behaviour.instruction import instructed
 from inscape.read.behaviour.prior import prior, prior_pull
@@ -53,6 +54,33 @@ def test_beginnings_that_pairs_share_are_run_once(model, monkeypatch):
     monkeypatch.setattr(continuations, "run", lambda m, x, **k: (seen.extend(map(tuple, x)), real(m, x, **k))[1])
     continuation_log_probs(model, ["w1"] * 3, [" w2 w3", " w2 w4", " w5"])
     assert len(seen) == len(set(seen)) == 2
+
+
+def test_the_most_probable_option_is_chosen_of_one_token_or_of_several(model):
+    prompts, options = ["w1 w2", "w3"], [[" w5 w6", " w7", " w8 w9"], [" w4", " w5"]]
+    found = choose(model, prompts, options)
+    for i, (prompt, some) in enumerate(zip(prompts, options, strict=True)):
+        each = [written_out(model, prompt, option) for option in some]
+        assert found.log_probs[i].tolist() == pytest.approx(each, abs=1e-4)
+        assert int(found.index[i]) == each.index(max(each))
+        assert float(found.log_prob[i]) == pytest.approx(max(each), abs=1e-4)
+    mean = choose(model, prompts, options, per_token=True).log_probs[0]
+    torch.testing.assert_close(mean * torch.tensor([2.0, 1, 2]), found.log_probs[0])
+
+
+def test_options_shared_by_all_are_chosen_as_their_logits_say(model):
+    prompts = [f"w{i} w{i + 1}" for i in range(10)]
+    found = choose(model, prompts, [f" w{i}" for i in range(20, 40)])
+    ids = torch.tensor([WORDS(f"w{i}", add_special_tokens=False).input_ids[0] for i in range(20, 40)])
+    logits = ins.run(model, prompts, output="last").output.logits[:, -1, ids]
+    assert torch.equal(found.index, logits.argmax(-1))
+
+
+def test_what_cannot_be_chosen_says_so(model):
+    with pytest.raises(InputError, match=r"2 prompts, 1 lists of options, 0 of them empty"):
+        choose(model, ["w1", "w2"], [[" w3"]])
+    with pytest.raises(InputError, match=r"1 prompts, 1 lists of options, 1 of them empty"):
+        choose(model, ["w1"], [[]])
 
 
 def test_a_prior_is_the_mean_over_frames(model):

@@ -19,7 +19,7 @@ import inscape as ins
 from inscape.core.drawing import Drawing
 from inscape.core.nulls import bootstrap, sign_flip_test
 from inscape.core.paper import Claim, Paper, Result
-from inscape.read.behaviour.continuations import continuation_log_probs
+from inscape.read.behaviour.choices import choose
 from inscape.read.behaviour.instruction import instructed
 from inscape.read.behaviour.prior import prior, prior_pull
 from inscape.read.localize import correlate
@@ -272,9 +272,7 @@ def _larger(name, words, seed, progress) -> dict:
     both = instructed(model, prompts, INSTRUCTION, NEUTRAL, form="{said}\n{prompt}")
     asked, is_right, lift = [], {}, common.of(right)
     for how, texts in (("plain", prompts), ("instruction", both.prompts), ("neutral sentence", both.control)):
-        pairs = [(text, x) for text, xs in zip(texts, options, strict=True) for x in xs]
-        flat = continuation_log_probs(model, [t for t, _ in pairs], [x for _, x in pairs], rows=16, progress=progress)
-        best = [int(part.argmax()) for part in flat.split([len(xs) for xs in options])]
+        best = choose(model, texts, options, rows=16, progress=progress).index.tolist()
         given = common.of([xs[i] for xs, i in zip(options, best, strict=True)])
         is_right[how] = torch.tensor(best) == 0
         pull = prior_pull(lift, is_right[how], given, covariates=length, by=family, seed=seed)
