@@ -70,6 +70,20 @@ def test_it_is_what_explicit_runs_give(how, mlps):
     assert tried.faithfulness.value == pytest.approx((value(inside) - none) / (full - none), abs=1e-3)
 
 
+def test_an_mlp_is_minimal_by_what_is_lost_when_it_alone_leaves_the_circuit():
+    model = gpt2()
+    clean, corrupted = torch.tensor([[5, 9, 13, 17, 21, 25]]), torch.tensor([[5, 9, 40, 17, 21, 25]])
+    how = {"metric": ins.logit_diff(3, 7), "mlps": True, "control": None}
+    whole = circuit_of([(0, 1), (1, 2), (2, 0)], [0, 2])
+    tried = knock_out(model, whole, clean, corrupted, minimality=True, **how)
+    assert list(tried.minimality) == [Node(0, 1), Node(1, 2), Node(2, 0), Node(0), Node(2)]
+    for layer in (0, 2):
+        less = circuit_of(whole.heads, [m for m in whole.mlps if m != layer])
+        fall = tried.faithfulness.value - knock_out(model, less, clean, corrupted, **how).faithfulness.value
+        assert tried.minimality[Node(layer)] == pytest.approx(fall, abs=1e-5)
+        assert abs(fall) > 1e-3
+
+
 def test_circuits_are_compared_beside_random_ones_of_their_layers():
     a = circuit_of([(1, 2), (2, 3), (3, 0), (3, 1)], roles={Node(1, 2): "x"})
     b = circuit_of([(1, 2), (2, 3), (3, 0), (3, 5)], roles={Node(1, 2): "x"})

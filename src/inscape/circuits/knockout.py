@@ -73,7 +73,8 @@ def knock_out(
         what is outside has its value on the corrupted prompt; "zero", it is zero, which the model has never met.
     mlps: are MLPs knocked out too, or left to recompute (the usual choice for circuits of heads)?
     control: "layer-matched" random sets of heads, `n_sets` of them; None for none.
-    minimality: also one run a node. Cost: (2 + 2 n_sets + nodes) runs a pair, whole ones, packed together.
+    minimality: also one run a head, and with mlps three an MLP.
+    Cost: (2 + 2 n_sets + nodes) runs a pair, whole ones, packed together.
     Raises: InputError for a circuit that is empty or of other heads than the model has, pairs without contrast.
     Source: Wang et al. 2022, arXiv:2211.00593, section 4; effects are normalised by the knocked-out model here.
     """
@@ -93,6 +94,9 @@ def knock_out(
     kept = job.kept(sets, circuit.mlps)
     faithful, complete, share = kept.interval(0, seed), kept.interval(1, seed, gone=True), kept.share
     falls = {n: faithful.value - float(share[2 + i]) for i, n in enumerate(nodes)}
+    for layer in circuit.mlps if minimality and mlps else ():
+        without = job.kept([inside], [m for m in circuit.mlps if m != layer])
+        falls[Node(layer)] = faithful.value - float(without.share[0])
     at = 2 + len(nodes)
     keeps, losses = share[at : at + len(drawn)], 1 - share[at + len(drawn) :]
     return Tried(

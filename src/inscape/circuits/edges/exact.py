@@ -132,7 +132,7 @@ class EdgeRuns:
         n_layers, readers = self.model.n_layers, self.wiring.readers
         soft = keep.is_floating_point()
         heard = keep.any(0) if not soft else self.all
-        gone = ((1 - keep) if soft else (~keep).float()) * self.all
+        gone = ((1 - keep) if soft else (~keep).float()) * self.all.to(keep.device)
         cut = {layer: self._cut(keep, heard, layer) for layer in self.own}
         first = min((layer for layer, found in cut.items() if found), default=n_layers)
         moved = _Moved(self, gone.to(self.clean.device), pairs, first, len(keep))
