@@ -71,15 +71,20 @@ class _Places:
         name = self.label(node)
         return max(34.0, 16 + 6.6 * len(name)) if name else 12.0
 
+    def node_height(self, node: Mapping[str, Any]) -> int:
+        return 24 if self.label(node) else 12
+
 
 def _edge(
     edge: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any], place: _Places, most: float, look: Theme
 ) -> str:
     share = abs(edge["weight"]) / most
-    x1, y1 = place.x(float(a["x"])), place.y(a["y"]) - 12
-    x2, y2 = place.x(b["x"]) + ENTER.get(edge["through"], 0.0) * place.node_width(b), place.y(b["y"]) + 12
+    x1, y1 = place.x(float(a["x"])), place.y(a["y"]) - place.node_height(a) / 2
+    x2 = place.x(float(b["x"])) + ENTER.get(edge["through"], 0.0) * place.node_width(b)
+    y2 = place.y(b["y"]) + place.node_height(b) / 2
     bend = max(18.0, (y1 - y2) * 0.45)
-    side = 34 + 8 * (b["y"] - a["y"]) if x1 == x2 and a["y"] + 1 < b["y"] else 0  # not through what stands between
+    over = a["x"] == b["x"] and a["y"] + 1 < b["y"]  # round what stands between, towards the middle
+    side = min(90.0, 34.0 + 8 * (b["y"] - a["y"])) * (-1 if x1 > place.width / 2 else 1) if over else 0.0
     hue = look.warm if edge["weight"] < 0 else look.accent
     path = f"M{x1:.1f} {y1:.1f}C{x1 + side:.1f} {y1 - bend:.1f} {x2 + side:.1f} {y2 + bend:.1f} {x2:.1f} {y2:.1f}"
     thick, dense = 0.75 + 4.25 * share, 0.3 + 0.55 * share
@@ -89,7 +94,7 @@ def _edge(
 
 def _node(node: Mapping[str, Any], place: _Places, roles: list[str], look: Theme) -> str:
     name, w = place.label(node), place.node_width(node)
-    h = 24 if name else 12
+    h = place.node_height(node)
     x, y = place.x(node["x"]), place.y(node["y"])
     hue = look.category[roles.index(node["role"]) % len(look.category)] if node["role"] else look.faint
     fill = look.panel if node["kind"] in ("embed", "logits") else look.paper

@@ -32,7 +32,10 @@ class Drawn:
 
     def figure(self) -> Figure:
         """For a report's page."""
-        return Figure("circuit", dict(self.data), self.says or self.title)
+        said = (
+            f"{len(self.data['nodes'])} nodes, layers upwards; {len(self.data['edges'])} edges, as thick as they weigh."
+        )
+        return Figure("circuit", dict(self.data), self.says or said)
 
     def svg(self, *, width: int = 760, theme: str = "light") -> str:
         return circuit_svg(self.data, width=width, theme=theme)

@@ -46,7 +46,7 @@ export class InscapeCircuit extends HTMLElement {
   private pinned: string | null = null;
   private chosen = "";
   private lines: { edge: GraphEdge; path: SVGElement }[] = [];
-  private boxes = new Map<string, { node: GraphNode; group: SVGElement; x: number; y: number; w: number }>();
+  private boxes = new Map<string, { node: GraphNode; group: SVGElement; x: number; y: number; w: number; h: number }>();
   private pane!: HTMLElement;
   private tip!: HTMLElement;
   private voice!: HTMLElement;
@@ -159,15 +159,16 @@ export class InscapeCircuit extends HTMLElement {
           this.pin(this.pinned === node.id ? null : node.id);
         }
       });
-      this.boxes.set(node.id, { node, group, x, y, w });
+      this.boxes.set(node.id, { node, group, x, y, w, h });
     }
     this.lines = edges.map((edge) => {
       const [a, b] = [this.boxes.get(edge.from)!, this.boxes.get(edge.to)!];
       const share = Math.abs(edge.weight) / most;
-      const [y1, y2] = [a.y - 12, b.y + 12];
+      const [y1, y2] = [a.y - a.h / 2, b.y + b.h / 2];
       const x2 = b.x + (ENTER[edge.through] ?? 0) * b.w;
       const bend = Math.max(18, (y1 - y2) * 0.45);
-      const side = a.x === x2 && a.node.y + 1 < b.node.y ? 34 + 8 * (b.node.y - a.node.y) : 0; // not through what stands between
+      const over = a.x === b.x && a.node.y + 1 < b.node.y; // round what stands between, towards the middle
+      const side = over ? Math.min(90, 34 + 8 * (b.node.y - a.node.y)) * (a.x > room / 2 ? -1 : 1) : 0;
       const path = draw("path", { class: `edge${edge.weight < 0 ? " minus" : ""}`, d: `M${a.x} ${y1}C${a.x + side} ${y1 - bend} ${x2 + side} ${y2 + bend} ${x2} ${y2}`, "stroke-width": 0.75 + 4.25 * share, "stroke-opacity": 0.3 + 0.55 * share });
       return { edge, path };
     });
