@@ -1,5 +1,6 @@
 """Waiting and transfer: exact where the answer is known on paper, and refused where positions mean nothing."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from inscape.circuits.transfer_heads import HeadsNeeded, heads_needed
 from inscape.circuits.transfer_window import transfer_window
 from inscape.circuits.waiting import restricted
 from inscape.dynamics.toys.name_order import FORMS
-from tests.common.small import gpt2
+from tests.common.small import gpt2, gpt2_module
 
 
 def fixed(n: int = 12) -> Any:
@@ -72,6 +73,24 @@ def test_a_model_that_reads_nothing_but_its_last_token_can_wait_to_the_end() -> 
     finally:
         for block, weight in zip(module.transformer.h, kept, strict=True):
             block.attn.c_proj.weight.data.copy_(weight)
+
+
+def test_a_net_that_can_read_in_one_layer_alone_is_found_out() -> None:
+    module: Any = copy.deepcopy(gpt2_module())
+    for layer, block in enumerate(module.transformer.h):
+        block.attn.c_proj.weight.data *= 4 if layer == 1 else 0
+        block.attn.c_proj.bias.data.zero_()
+    model, (_, pairs) = ins.open(module), fixed(60)
+    top = ins.run(model, torch.tensor(pairs.clean_ids), output="last").output.logits[:, -1].argmax(-1)
+    own = replace(pairs, answer_ids=top, wrong_ids=(top + 1) % 64, answer_sets=(), candidate_sets=())
+    assert len(top.unique()) > 5  # answers differ, so that they say something of the numbers
+    found = transfer_window(model, own, bank_of(model), finish=1)
+    assert (found.wait, found.transfer, found.faithfulness, found.waits(0)) == (1, 1, 1.0, 1)
+    torch.testing.assert_close(found.waiting["alone"], torch.tensor([1.0, 1.0, found.blocked]))
+    assert found.blocked < 0.9
+    assert found.elsewhere == {0: found.blocked, 2: float(found.waiting["key"][2])}
+    assert found.blocked_elsewhere == {0: 1.0, 2: 1.0}
+    assert float(found.waiting["position"].max()) < 0.9
 
 
 def test_a_staged_search_looks_at_the_transfers_of_one_wait() -> None:

@@ -29,7 +29,7 @@ class HeadsNeeded:
     removed: Float[Tensor, " n"]
     removed_random: Float[Tensor, " n"]
 
-    def spare(self, share: float = 0.95) -> tuple[int, int]:
+    def spare(self, share: int | float = 0.95) -> tuple[int, int]:
         """(heads, heads in random order) that can go before less than a share of the faithfulness is left."""
         found = [(curve < share * float(self.removed[0])).nonzero() for curve in (self.removed, self.removed_random)]
         n, n_random = (int(lost[0]) - 1 if len(lost) else len(self.order) for lost in found)

@@ -67,7 +67,7 @@ class TransferWindow:
         """Is the pair at or above the threshold?"""
         return self.faithfulness >= self.threshold
 
-    def waits(self, within: float = 0.02, how: str = "key") -> int:
+    def waits(self, within: int | float = 0.02, how: str = "key") -> int:
         """The last layer up to which, at every layer, all but a share of the answers survive; -1 where at none."""
         lost = (self.waiting[how] < 1 - within).nonzero()
         return int(lost[0]) - 1 if len(lost) else len(self.layers) - 1
