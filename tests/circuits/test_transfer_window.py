@@ -131,6 +131,8 @@ def test_relative_accuracy_counts_every_prompt() -> None:
     assert (found.accuracy, found.n) == (pytest.approx(8 / 12), 8)
     assert found.relative == pytest.approx(float(right.double().mean()) / (8 / 12))
     assert found.faithfulness == float(right[~odd].double().mean())
+    with pytest.raises(ins.InputError, match="was given wait=; leave it out"):
+        found.waits()
 
 
 def test_heads_that_can_go_are_counted_beside_a_random_order() -> None:

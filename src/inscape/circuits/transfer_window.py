@@ -68,7 +68,12 @@ class TransferWindow:
         return self.faithfulness >= self.threshold
 
     def waits(self, within: int | float = 0.02, how: str = "key") -> int:
-        """The last layer up to which, at every layer, all but a share of the answers survive; -1 where at none."""
+        """The last layer up to which, at every layer, all but a share of the answers survive; -1 where at none.
+
+        Raises: InputError where the search looked at one wait alone.
+        """
+        if bool(self.waiting[how].isnan().any()):
+            raise InputError("how long tokens wait was not measured: the search was given wait=; leave it out.")
         lost = (self.waiting[how] < 1 - within).nonzero()
         return int(lost[0]) - 1 if len(lost) else len(self.layers) - 1
 

@@ -92,7 +92,7 @@ def run(
         also={"heads": len(heads.order), "heads that can go": spare, "in random order": spare_random},
         figure=Drawing("lines", show=(SAID["key"], SAID["alone"]),
                        control=(SAID["position"], SAID["shuffled"]), x=tuple(range(len(three.layers))),
-                       x_title="layer that tokens enter as this", y_title="share of the answers kept"),
+                       x_title="layer whose input is replaced", y_title="share of the answers kept"),
     )  # fmt: skip
 
 
@@ -122,13 +122,14 @@ def _demo(name: str, seed: int, progress: Any) -> dict[str, Any]:
 
 
 def _row(what: str, found: TransferWindow, bank: Any) -> dict[str, Any]:
+    fixed = bool(found.waiting["key"].isnan().any())  # the layers of another form are tried, none is searched
     of_means = bank.norm_ratio[f"{found.layers[found.wait]}.resid_pre"]
     return {
         "task": what, "prompts": found.n, "accuracy": found.accuracy, "layers": len(found.layers), "wait": found.wait,
         "transfer": found.transfer, "kept": found.faithfulness, "of all": found.relative,
         "elsewhere": _mean(found.elsewhere), "blocked": found.blocked,
         "blocked elsewhere": _mean(found.blocked_elsewhere), "guess": found.guess,
-        "waits": found.waits(), "waits by position": found.waits(how="position"),
+        "waits": None if fixed else found.waits(), "waits by position": None if fixed else found.waits(how="position"),
         "|mean| / |h|": of_means["key"], "by position": of_means["position"],
     }  # fmt: skip
 
