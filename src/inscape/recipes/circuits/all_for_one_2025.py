@@ -91,7 +91,7 @@ def run(
         tables={"windows": rows, "answers kept by wait and transfer": _surface(three), "heads": _without(heads)},
         also={"heads": len(heads.order), "heads that can go": spare, "in random order": spare_random},
         figure=Drawing("lines", show=(SAID["key"], SAID["alone"]),
-                       control=(SAID["position"], SAID["shuffled"]), x=tuple(range(len(three.layers))),
+                       control=(SAID["position"], SAID["shuffled"]), x=tuple(map(float, range(len(three.layers)))),
                        x_title="layer whose input is replaced", y_title="share of the answers kept"),
     )  # fmt: skip
 
