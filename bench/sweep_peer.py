@@ -106,11 +106,16 @@ def transformer_lens(module: Any, tokenizer: Any, folder: str, one: Any, two: An
 
 def pyvene(module: Any, tokenizer: Any, folder: str, one: Any, two: Any, right: int, wrong: int) -> Any:
     import pyvene as pv
+    from pyvene.models.constants import CONST_OUTPUT_HOOK
+
+    # a model type that it does not know, made known as its introduction says ("Add New Model Type")
+    pv.type_to_module_mapping[type(module)] = {"block_output": ("model.layers[%s]", CONST_OUTPUT_HOOK)}
+    pv.type_to_dimension_mapping[type(module)] = {"block_output": ("hidden_size",)}
 
     def ready(cells: list[tuple[int, int]]) -> list[float]:
         out = []
         for layer, p in cells:
-            config = {"component": f"model.layers[{layer}].output", "intervention_type": pv.VanillaIntervention}
+            config = {"layer": layer, "component": "block_output", "intervention_type": pv.VanillaIntervention}
             model = pv.IntervenableModel([config], model=module)
             with torch.no_grad():
                 _, edited = model({"input_ids": two}, [{"input_ids": one}], {"sources->base": p})

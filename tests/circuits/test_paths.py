@@ -96,3 +96,23 @@ def test_what_is_no_path_says_why(how, error, said):
     given = {"corrupted": CORRUPTED, "metric": METRIC} | how
     with pytest.raises(error, match=said):
         path_patching(gpt2(), CLEAN, **given)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text"])
+def test_nothing_patched_is_0_all_of_it_is_1_and_what_only_frozen_parts_could_carry_does_not_arrive(name):
+    model = ins.open(build(name))
+    own, other = (ins.run(model, x, read=["layers.*.attn.z", "*.mlp_out", "*.resid_post"]) for x in (CORRUPTED, CLEAN))
+    first, last, at = "layers.0.attn.z", f"layers.{model.n_layers - 1}.resid_post", 2
+    held = [ins.patch(s, own) for s in own if s.endswith(("attn.z", "mlp_out")) and s != first]
+    sent = ins.patch(first, other, at=at)
+    edits = [*([ins.patch(s, own)] for s in own), [ins.patch(last, other)], [sent, *held], [sent]]
+    effect = ins.sweep(model, CLEAN, CORRUPTED, edits=edits, metric=METRIC).normalised()
+    assert float(effect[:-3].abs().max()) < 1e-4
+    assert float(effect[-3]) == pytest.approx(1.0, abs=1e-4)
+    assert float(effect[-2].abs()) < 1e-4  # only later heads could bring it to the last token
+    assert float(effect[-1].abs()) > 1e-2
+
+
+def test_positions_are_a_list_or_a_tuple():
+    one, two = (path_patching(gpt2(), CLEAN, CORRUPTED, metric=METRIC, positions=p) for p in ([2, -1], (2, -1)))
+    torch.testing.assert_close(one.values, two.values)

@@ -215,4 +215,4 @@ def set_to(site: str, value: Tensor, *, at: Any = None, heads: tuple[int, ...] |
         there = (real >= 0).reshape(1, -1, *[1] * (x.ndim - 2))
         return torch.where(there, value.to(x)[real.clamp(min=0)][None], x)
 
-    return Edit(site, fn, f"{site} set", at, heads, contextual=True)
+    return Edit(site, fn, f"{site} set", check_at(at), heads, contextual=True)
