@@ -12,6 +12,8 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-name-order", "three layers read two names and say the first or the last of them, as a word asks"),
     Toy("toy-acronym", "four layers spell by the first letters of three words, and doubt it where another answer is "
         "commoner"),
+    Toy("toy-two-tasks", "three layers that say with whom somebody went (indirect objects) and whose a thing of a list "
+        "is, of the same names"),
     Toy("toy-digits-vit", "a vision transformer of six layers that reads handwritten digits of 8 x 8 pixels from its "
         "class token"),
     Toy("toy-arithmetic", "six layers add two or three numbers and say the sum as the next token, asked in two forms"),
