@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class _Greedy:
         self.weights = torch.zeros(self.keep.shape)
         self.current = self._means(self.keep[None])[0]
 
-    @property
+    @cached_property
     def visits(self) -> list[list[_Step]]:
         """What is tried together: the edges of a reader, or the nodes, from the output backwards."""
         wiring = self.runs.wiring
