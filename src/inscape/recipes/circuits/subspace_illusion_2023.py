@@ -1,11 +1,14 @@
 """Subspace illusion: a direction that flips the answer when patched need not be one that the model uses.
 
 In a net that says the first or the last of two names, one bit decides. It is searched for in the stream before the
-heads that read it, and in an MLP whose whole exchange changes nothing, and both directions are audited. The closed
-example is exact, and the direction in the stream is supported; the illusion itself did not appear in this net: nothing
-that the search found in its MLP flips an answer.
-Cost: two minutes. Differs from the source: a trained three-layer net in place of GPT-2 small, found on two sentence
-forms and tested on the third; the dormant share and the verdict are ours, and a probe's direction is audited as well.
+heads that read it, and in an MLP whose whole exchange changes nothing, and both directions are audited. There is no
+room for an illusion in that MLP: the most that a direction in it can write along the bit is 0.15 of what the stream
+needs, and 0.2 of it changes nothing. So the claims about an illusion are made again of Gemma 3 270M, which says the
+name that came once: in the MLP with the most room to first order, against the stream where the whole exchange turns it.
+Cost: ten minutes. Differs from the source: a trained three-layer net and Gemma 3 270M in place of GPT-2 small, found on
+some sentence forms and tested on another; the search in Gemma begins at the slope of the score; the dormant share, the
+room and the verdict are ours, and a probe's direction is audited as well. Gemma's stream is taken to be read whole, so
+that only what is beyond the whole exchange, or dormant, can speak against a direction there.
 """
 
 from typing import Any
@@ -14,7 +17,7 @@ import torch
 
 import inscape as ins
 from inscape import tasks
-from inscape.circuits.subspaces import Contrast, audit, closed_example, das, rank1_equivalent
+from inscape.circuits.subspaces import Contrast, audit, closed_example, das, first_order, rank1_equivalent
 from inscape.circuits.subspaces.contrast import values
 from inscape.circuits.subspaces.example import DIRECTIONS, SITE
 from inscape.core.drawing import Drawing
@@ -22,6 +25,7 @@ from inscape.core.nulls import random_directions
 from inscape.core.paper import Claim, Paper, Result
 from inscape.core.progress import tell
 from inscape.read.probes import MeanDifference
+from inscape.tasks.ioi import TEMPLATES as IOI_FORMS
 
 PAPER = Paper(
     name="subspace-illusion",
@@ -56,13 +60,28 @@ PAPER = Paper(
               control="the search with true answers"),
         Claim("rank_one", "a rank-one weight edit and its patch give the same logits", at_most=1e-4,
               control="a patch as long along a random direction"),
+        Claim("gemma_whole", "in Gemma, exchanging the whole of the MLP takes away less than 0.2 of the answer",
+              below=0.2, control="exchanging the whole stream"),
+        Claim("gemma_beyond", "the direction searched in it takes away at least 0.2 more than the whole MLP does",
+              at_least=0.2, control="shuffled answers"),
+        Claim("gemma_read_part", "the part of it that is read, alone, keeps less than half of that", below=0.5,
+              control="the direction in the stream"),
+        Claim("gemma_illusion", "the audit calls it illusion-like", at_least=1, control="the direction in the stream"),
+        Claim("gemma_stream_supported", "and the direction in the stream supported", at_least=1,
+              control="the direction in the MLP"),
+        Claim("gemma_shuffled", "a search with shuffled answers in the MLP finds nothing", below=0.1,
+              control="the search with true answers"),
+        Claim("gemma_random", "nor does a random direction do anything there", below=0.1,
+              control="the search with true answers"),
     ),
 )  # fmt: skip
-QUICK = dict(pairs=24, test_pairs=12, epochs=4)
+QUICK = dict(pairs=24, test_pairs=12, epochs=4, wide=None)
 MLP, STREAM, READERS = "layers.0.mlp.act", "layers.0.resid_post", ["layers.1.attn.q"]
+WIDE_STREAM = "layers.13.resid_post"  # before its last layers, after the name has come to the end
 
 
-def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epochs: int = 30, seed: int = 0,
+def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epochs: int = 30, wide="gemma-3-270m",
+        wide_pairs: int = 40, wide_test_pairs: int = 24, wide_epochs: int = 10, seed: int = 0,
         progress=None) -> Result:  # fmt: skip
     model = ins.open(model) if isinstance(model, str) else model
     kinds: Any = dict(ask="mixed", corrupted="ask")
@@ -80,6 +99,15 @@ def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epoc
         reader = "auto" if name == "mlp" else READERS
         for kind, v in (("search", found[name]), ("shuffled", shuffled[name]), ("probe", probes[name])):
             audits[name, kind] = audit(model, site, v, test, reader=reader, labels=asked, seed=seed)
+    if wide is None:  # a quick look: the same net and pairs again
+        places, rooms = _wide(model, train, test, [MLP], STREAM, epochs, seed, progress)
+    else:
+        wide = ins.open(wide) if isinstance(wide, str) else wide
+        halves = [tasks.ioi(wide, n, corrupted="swap", templates=forms, seed=seed + i) for i, (n, forms) in enumerate(
+            ((wide_pairs, (IOI_FORMS[0], IOI_FORMS[2])), (wide_test_pairs, (IOI_FORMS[1],))))]  # fmt: skip
+        places, rooms = _wide(wide, *halves, "layers.*.mlp.act", WIDE_STREAM, wide_epochs, seed, progress)
+    audits |= places
+    wide_mlp, wide_stream = places["gemma mlp", "search"], places["gemma stream", "search"]
     mlp, stream = audits["mlp", "search"], audits["stream", "search"]
     lost = {key: {part: e.lost.value for part, e in a.effects.items()} for key, a in audits.items()}
     example = _example()
@@ -95,6 +123,12 @@ def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epoc
         "probe_supported": audits["stream", "probe"].verdict == "supported",
         "shuffled_search": abs(lost["stream", "shuffled"]["V"]),
         "random_direction": float(stream.random.abs().mean()), "rank_one": rank_one,
+        "gemma_whole": wide_mlp.effects["full"].lost,
+        "gemma_beyond": lost["gemma mlp", "search"]["V"] - lost["gemma mlp", "search"]["full"],
+        "gemma_read_part": _kept(wide_mlp), "gemma_illusion": wide_mlp.verdict == "illusion-like",
+        "gemma_stream_supported": wide_stream.verdict == "supported",
+        "gemma_shuffled": abs(lost["gemma mlp", "shuffled"]["V"]),
+        "gemma_random": float(wide_mlp.random.abs().mean()),
     }  # fmt: skip
     controls = {
         "example": example["unread"], "example_dormant": example["faithful"] - example["honest"],
@@ -106,8 +140,18 @@ def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epoc
         "probe_supported": audits["mlp", "probe"].verdict == "supported",
         "shuffled_search": lost["stream", "search"]["V"], "random_direction": lost["stream", "search"]["V"],
         "rank_one": rank_one_random,
+        "gemma_whole": wide_stream.effects["full"].lost.value,
+        "gemma_beyond": lost["gemma mlp", "shuffled"]["V"] - lost["gemma mlp", "shuffled"]["full"],
+        "gemma_read_part": _kept(wide_stream), "gemma_illusion": wide_stream.verdict == "illusion-like",
+        "gemma_stream_supported": wide_mlp.verdict == "supported",
+        "gemma_shuffled": lost["gemma mlp", "search"]["V"], "gemma_random": lost["gemma mlp", "search"]["V"],
     }  # fmt: skip
-    bars = [(n, p) for n in ("mlp", "stream") for p in ("V", "row", "null", "full") if p in lost[n, "search"]]
+    bars = [
+        (n, p)
+        for n in ("mlp", "stream", "gemma mlp", "gemma stream")
+        for p in ("V", "row", "null", "full")
+        if p in lost[n, "search"]
+    ]
     words = {"V": "direction", "row": "part read", "null": "part not read", "full": "whole site"}
     rows = [
         {"site": n, "direction": kind, "verdict": a.verdict, "interchange": a.effects["V"].interchange,
@@ -119,11 +163,25 @@ def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epoc
         PAPER, measured, controls, seed=seed,
         series={"share of the answer lost": [lost[n, "search"][p] for n, p in bars],
                 "random direction": [float(audits[n, "search"].random.abs().mean()) for n, p in bars]},
-        tables={"audits": rows}, notes=f"{mlp}\n{stream}",
+        tables={"audits": rows, "room to first order": rooms}, notes=f"{mlp}\n{stream}\n{wide_mlp}\n{wide_stream}",
         also={"accuracy": float(test.answered_by(model).double().mean())},
         figure=Drawing("bars", show=("share of the answer lost",), control=("random direction",),
                        x=tuple(f"{n}: {words[p]}" for n, p in bars), y_title="share of the logit difference lost"),
     )  # fmt: skip
+
+
+def _wide(model: Any, train: Any, test: Any, mlps: Any, stream: str, epochs: int, seed: int, progress: Any) -> Any:
+    """Audits of what is searched in the MLP with the most room on the training pairs, and in the stream; the rooms."""
+    rooms = first_order(model, mlps, train)
+    widest, made = max(rooms, key=lambda r: r.room).site, {}
+    for name, site, control in (("mlp", widest, None), ("mlp", widest, "shuffle"), ("stream", stream, None)):
+        tell(progress, f"searching {site}")
+        v = das(model, site, train, epochs=epochs, start="slope", control=control, seed=seed)
+        reader = torch.eye(len(v.V)) if name == "stream" else "auto"
+        made[f"gemma {name}", "shuffled" if control else "search"] = audit(
+            model, site, v, test, reader=reader, seed=seed
+        )
+    return made, [{"site": r.site, "best": r.best, "whole": r.whole, "room": r.room} for r in rooms]
 
 
 def _kept(report: Any) -> float:
