@@ -6,10 +6,10 @@ room for an illusion in that MLP: the most that a direction in it can write alon
 needs, and 0.2 of it changes nothing. So the claims about an illusion are made again of Gemma 3 270M, which says the
 name that came once: in the MLP with the most room to first order, against the stream where the whole exchange turns it.
 There it is; but the direction searched in that stream is no faithful counterpart, it is dormant on real inputs.
-Cost: five minutes. Differs from the source: a trained three-layer net and Gemma 3 270M in place of GPT-2 small, found on
-some sentence forms and tested on another; the search in Gemma begins at the slope of the score; the dormant share, the
-room and the verdict are ours, and a probe's direction is audited as well. Gemma's stream is taken to be read whole, so
-that only what is beyond the whole exchange, or dormant, can speak against a direction there.
+Cost: five minutes. Differs from the source: a trained three-layer net and Gemma 3 270M in place of GPT-2 small, found
+on some sentence forms and tested on another; the search in Gemma begins at the slope of the score; the dormant share,
+the room and the verdict are ours, and a probe's direction is audited as well. Gemma's stream is taken to be read whole,
+so that only what is beyond the whole exchange, or dormant, can speak against a direction there.
 """
 
 from typing import Any
@@ -106,7 +106,7 @@ def run(model="toy-name-order", *, pairs: int = 200, test_pairs: int = 100, epoc
         wide = ins.open(wide) if isinstance(wide, str) else wide
         halves = [tasks.ioi(wide, n, corrupted="swap", templates=forms, seed=seed + i) for i, (n, forms) in enumerate(
             ((wide_pairs, (IOI_FORMS[0], IOI_FORMS[2])), (wide_test_pairs, (IOI_FORMS[1],))))]  # fmt: skip
-        places, rooms = _wide(wide, *halves, "layers.*.mlp.act", WIDE_STREAM, wide_epochs, seed, progress)
+        places, rooms = _wide(wide, halves[0], halves[1], "layers.*.mlp.act", WIDE_STREAM, wide_epochs, seed, progress)
     audits |= places
     wide_mlp, wide_stream = places["gemma mlp", "search"], places["gemma stream", "search"]
     mlp, stream = audits["mlp", "search"], audits["stream", "search"]
