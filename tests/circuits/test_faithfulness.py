@@ -89,7 +89,7 @@ def test_heads_are_ranked_by_the_size_of_their_effect_or_by_its_sign():
         gpt2(), clean, corrupted, sites="layers.*.attn.z", heads="all", positions=None, metric=metric, direction="noise"
     )
     ranked, signed = (ranked_heads(gpt2(), swept, signed=s) for s in (False, True))
-    effect = swept.normalised()
+    effect = (swept.values - swept.base.mean()) * torch.sign(swept.other.mean() - swept.base.mean())
     assert sorted(ranked) == sorted(signed) == EVERY
     assert [abs(float(effect[h])) for h in ranked] == sorted((abs(float(effect[h])) for h in EVERY), reverse=True)
     assert [float(effect[h]) for h in signed] == sorted((float(effect[h]) for h in EVERY), reverse=True)

@@ -11,9 +11,10 @@ from inscape.view.png import png
 def test_panels_are_lettered_in_reading_order_and_drawn():
     curve = lines({"a": [1, 2, 3]}, control={"null": [1, 1, 1]}, title="Growth", width=200, height=120)
     cells = heatmap([[0.1, -0.9]], ["a"], ["x", "y"], diverging=True, width=80)
-    spec = panels([[curve, cells], [curve]], title="All of it")
+    spec = panels([[curve, cells], [curve]], title="All of it", own_colours=(0,))
+    assert [row["resolve"]["scale"]["color"] for row in spec["vconcat"]] == ["independent", "shared"]
     (first, second), (third,) = (row["hconcat"] for row in spec["vconcat"])
-    assert [c.get("title") for c in (first, second, third)] == ["a   Growth", "b   ", "c   Growth"]
+    assert [c.get("title") for c in (first, second, third)] == ["a\u2002Growth", "b\u2002", "c\u2002Growth"]
     assert first["layer"] == curve["layer"]
     assert png(spec, scale=1.0).startswith(b"\x89PNG")
     assert "title" not in panels([[cells]], letters=False)["vconcat"][0]["hconcat"][0]

@@ -82,7 +82,8 @@ def _mean(null: Tensor, i: int) -> str:
 def ranked_heads(model: Model, grid: Grid, *, signed: bool = False) -> Ranking:
     """Every head of a grid [site, head], the largest effect first: what `path_patching` or `sweep(heads="all")` gives.
 
-    signed: from the most helpful to the most harmful, instead of by size. Heads that were not measured are left out.
+    An effect is the mean change of the metric, towards the other prompt's. signed: from the most helpful to the most
+    harmful, instead of by size. Heads that were not measured are left out.
     Raises: InputError for a grid of other axes, or of sites outside the model's layers.
     """
     if grid.axes != ("site", "head"):
@@ -90,7 +91,9 @@ def ranked_heads(model: Model, grid: Grid, *, signed: bool = False) -> Ranking:
             f"this grid has the axes {', '.join(grid.axes)}; heads are ranked by a grid of sites and heads.\n"
             "  path_patching gives one; so does sweep(sites='layers.*.attn.z', heads='all', positions=None)."
         )
-    effect = grid.normalised()
+    effect = grid.values - grid.base.mean()
+    if grid.other is not None:
+        effect = effect * torch.sign(grid.other.mean() - grid.base.mean())
     size = (effect if signed else effect.abs()).nan_to_num(-torch.inf).flatten()
     layers = [model.layer_of(s) for s in grid.sites]
     found = []
