@@ -215,7 +215,7 @@ def show(path: Path) -> None:
     record = json.loads(path.read_text())
     PLOT.write_bytes(png(figure(record)))
     before, rest = PAGE.read_text().split(START)
-    PAGE.write_text(before + START + table(record) + STOP + rest.split(STOP)[1])
+    PAGE.write_text(before + START + table(record) + STOP + rest.split(STOP, 1)[1])
 
 
 if __name__ == "__main__":
