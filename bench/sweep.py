@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import inscape as ins
 from bench.attribution import agreement
@@ -97,6 +98,8 @@ def main() -> None:
             ours.append(time.perf_counter() - start)
             theirs.append(base() * times)
         about = said(made)
+        if name.startswith("attribution"):
+            about["flops_in_bare_forwards"] = flops(call) / flops(bare)
         if name.startswith("512"):
             about["least_share"] = least(model.n_layers, 512, where)
         rows.append(row("sweep of Gemma 3 270M", name, ours, theirs, limit, **about))
@@ -113,6 +116,13 @@ def said(grid: Any) -> dict[str, Any]:
         "how": grid.how, "predicted_s": cost.predicted_s, "taken_s": cost.seconds, "runs": cost.runs,
         "skipped": cost.skipped, "share_of_token_layers": cost.token_layers / max(1.0, cost.of_the_loop),
     }  # fmt: skip
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """Multiplications and additions of matrix products, which no other user of the machine changes."""
+    with FlopCounterMode(display=False) as counted:
+        call()
+    return counted.get_total_flops()
 
 
 def least(n_layers: int, n_tokens: int, where: list[int]) -> float:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import inscape as ins
 from inscape.circuits.attribution.patching import attribution_patching
@@ -79,6 +80,16 @@ def test_pairs_of_different_lengths_are_patched_by_role(side: str) -> None:
         torch.testing.assert_close(together.per_pair[i][:, 0], one.per_pair[0][:, 0], atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(together.per_pair[i][:, 2], one.per_pair[0][:, 1], atol=1e-4, rtol=1e-3)
         assert alone.axes == ("site",)
+
+
+def test_it_multiplies_no_more_than_two_forwards_and_a_backward_of_activations_alone() -> None:
+    model = gpt2()
+    attribution_patching(model, CLEAN, CORRUPTED, metric=DIFF)  # the head is tried once a model
+    with FlopCounterMode(display=False) as whole:
+        attribution_patching(model, CLEAN, CORRUPTED, metric=DIFF)
+    with FlopCounterMode(display=False) as bare:
+        ins.run(model, CORRUPTED)
+    assert 2 < whole.get_total_flops() / bare.get_total_flops() < 3
 
 
 def test_words_that_stand_elsewhere_in_the_other_prompt_are_patched_from_there() -> None:
