@@ -6,7 +6,8 @@ done can only be put together at the last token, and the list only be looked at 
 queries are the only way. Places are told by number words and not by what stands there, since the one that is left
 could else be told without looking at the list. Lists have 3 to 8 items. In training not all but one are named: each
 further place is named half as often, and any that is left may be the answer, also after every place that is named. So
-long lists are known and how to read out a place is well learned, but that seven are done is seldom seen.
+long lists are known and how to read out a place is well learned, but that seven are done is seldom seen. It was
+chosen among six trainings as the one in which setting what is said changed most: see the recipe that does it.
 Source: after the Laundry List of Merullo et al. 2024, arXiv:2406.09519.
 """
 

@@ -6,6 +6,11 @@ the heads that look is set, point by point, to another place of the list. What s
 well it answers laundry lists, is reported without a claim.
 Cost: five minutes. Differs from the source: two trained nets in place of GPT-2 small (which is not to be had here),
 lists whose places are named; zero lines in closed form; an equal push outside the channel as control.
+How the nets were chosen: bounds came first, but nets and grid after pilots whose scores were seen. For the net that
+repeats, few words and strong weight decay were taken so that few components carry the message; its seed is the first.
+For the net that recalls, six trainings were tried: five gained at most 5 points by setting the channel, the sixth 9 to
+18, and that one is here, trained with another seed, with the reach of the grid that did best there. So its gain says
+that there are such nets, not that it is to be expected.
 """
 
 from typing import Any
