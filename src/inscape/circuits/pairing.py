@@ -36,7 +36,7 @@ def asked(
     if corrupted is None and not alone:
         raise InputError(
             f"{who} compares two prompts, and there is one here.\n"
-            f"  give corrupted=, of as many tokens as the clean one, a tasks.Pairs, which holds both{hint}."
+            f"  give corrupted=, of as many tokens as the clean one, or a tasks.Pairs, which holds both{hint}."
         )
     if metric is None:
         raise InputError(
