@@ -159,7 +159,7 @@ def main() -> None:
     write("circuit_discovery", rows, threshold=THRESHOLD, steps=STEPS, draws=DRAWS)
     page = PAGE.read_text()
     before, rest = page.split(START)
-    PAGE.write_text(before + START + table(rows) + STOP + rest.split(STOP)[1])
+    PAGE.write_text(before + START + table(rows) + STOP + rest.partition(STOP)[2])
 
 
 if __name__ == "__main__":
