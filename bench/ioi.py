@@ -59,15 +59,10 @@ def strong(grid: Any, most: int = 8) -> list[tuple[int, int]]:
 def whole(grid: Any) -> Tensor:
     """The effect [layer, head] of every layer, 0 for layers above the receivers."""
     out = torch.zeros(LAYERS, HEADS)
-    effect = pooled(grid)
+    effect = grid.pooled()
     for row, site in enumerate(grid.sites):
         out[int(site.split(".")[1])] = effect[row]
     return out
-
-
-def pooled(grid: Any) -> Tensor:
-    """The mean change of the metric over the mean change of the whole corrupted prompt."""
-    return (grid.values - grid.base.mean()) / (grid.other.mean() - grid.base.mean())
 
 
 def ranking(effect: Tensor) -> list[tuple[int, int]]:

@@ -1,11 +1,14 @@
 """Discovery finds a hand-built circuit and nothing else; knocking out tells it from random ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import inscape as ins
 from inscape.circuits.discover import Trail, compare, discover
 from inscape.circuits.knockout import knock_out
+from inscape.circuits.paths import path_patching
 from inscape.core.circuit import Circuit, Node, circuit_of
 from tests.common.hand_built import SAYS, WRITES, induction_by_hand
 from tests.common.small import gpt2
@@ -23,6 +26,23 @@ def test_the_known_circuit_is_found_and_no_more():
     assert found.roles == {Node(*SAYS): "says", Node(*WRITES): "writes"}
     assert set(found.edges) == {("1.1", "logits", ""), ("0.0", "1.1", "k")}
     assert found.edges["0.0", "1.1", "k"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_pair_of_little_contrast_does_not_decide_which_heads_matter(monkeypatch):
+    model = gpt2()
+    clean = torch.tensor([[5, 9, 13, 17], [6, 10, 14, 18]])
+    corrupted = torch.tensor([[5, 40, 13, 17], [6, 41, 14, 18]])
+    grid = path_patching(model, clean, corrupted, metric=ins.logit_diff([3, 4], [7, 8]))
+    values = torch.zeros(2, 3, 4)
+    values[0, 1, 2], values[1, 2, 3] = 3.0, 0.04  # of 4 and of 0.01
+    made = replace(grid, per_pair=values, values=values.mean(0), base=torch.zeros(2), other=torch.tensor([4.0, 0.01]))
+    assert int(made.normalised().argmax()) == 2 * 4 + 3
+    torch.testing.assert_close(made.pooled()[1, 2], torch.tensor(3.0 / 4.01))
+    monkeypatch.setattr("inscape.circuits.discover.path_patching", lambda *given, **more: made)
+    found = discover(model, clean, corrupted, trail=(Trail("says"),), top=1, metric=METRIC)
+    assert found.heads == ((1, 2),)
+    with pytest.raises(ins.InputError, match="no second run to measure against"):
+        replace(made, other=None).pooled()
 
 
 def test_a_circuit_alone_keeps_the_behaviour_and_without_it_nothing_is_left():

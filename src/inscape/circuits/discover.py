@@ -53,9 +53,9 @@ def discover(
 ) -> Circuit:
     """Heads that carry what tells two prompts apart, by path patching step by step backwards from the prediction.
 
-    Each step keeps the senders whose effect, as a share of what the whole corrupted prompt does, is beyond `threshold`
-    in size, or the `top` largest of them. A head keeps the role of the first step that finds it. An edge's weight is
-    the sender's effect through all receivers of its step together, so it stands at each of them.
+    Each step keeps the senders whose mean effect, as a share of what the whole corrupted prompt does (`Grid.pooled`),
+    is beyond `threshold` in size, or the `top` largest of them. A head keeps the role of the first step that finds it.
+    An edge's weight is the sender's effect through all receivers of its step together, so it stands at each of them.
     trail: the steps. The rest as in `path_patching`, which says what it costs (one call a step).
     Sibling: `circuits.attribution` scores every edge in one backward pass, approximately; this patches, exactly.
     Raises: InputError for a step back from a role that no step before it found.
@@ -87,7 +87,7 @@ def discover(
 
 
 def _kept(model: Model, grid: Grid, top: int | None, threshold: float) -> list[tuple[Node, float]]:
-    effect = grid.normalised()
+    effect = grid.pooled()
     layers = [model.layer_of(s) for s in grid.sites]
     order = effect.abs().nan_to_num(-1.0).flatten().argsort(descending=True).tolist()
     out = []

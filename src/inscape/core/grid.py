@@ -97,6 +97,17 @@ class Grid:
         """
         return self.normalised_per_pair(floor=floor).mean(0)
 
+    def pooled(self, *, floor: float = 1e-3) -> Float[Tensor, "..."]:
+        """The same as a ratio of two means over pairs: mean(value - base) / mean(other - base).
+
+        Choose it over `normalised` to rank places over many pairs: there one pair of little contrast can outweigh all
+        others, here it weighs little. Raises: as `normalised`, when the means hardly differ.
+        """
+        if self.other is None:
+            raise InputError("this sweep has no second run to measure against; values are in the metric itself.")
+        apart = contrast(self.base.mean()[None], self.other.mean()[None], self.metric, floor)
+        return (self.values - self.base.mean()) / apart[0]
+
     def normalised_per_pair(self, *, floor: float = 1e-3) -> Float[Tensor, "pair ..."]:
         """`normalised`, pair by pair."""
         if self.other is None:

@@ -73,14 +73,14 @@ def run(model="toy-two-tasks", *, real="gemma-3-270m", pairs: int = 48, real_pai
             "ablation_ratio": gone["ratio"],
             "overlap_percentile": float((shared.null < shared.jaccard).double().mean()),
             "repair_gain": repaired["found"] - repaired["random"],
-            "nothing_patched": float(((zero.values - zero.base.mean()) / _apart(zero)).abs().max()),
+            "nothing_patched": float(zero.pooled().abs().max()),
             "everything_patched": _everything(model, names),
         },
         controls={
             "ablation_ratio": gone["random_ratio"],
             "overlap_percentile": float((other.null < other.jaccard).double().mean()),
         },
-        series={p.name: (g.values - g.base.mean()) / _apart(g) for p, g in zip(both, direct, strict=True)},
+        series={p.name: g.pooled() for p, g in zip(both, direct, strict=True)},
         also={
             "jaccard": shared.jaccard, "jaccard_random": float(shared.null.mean()), "overlap_p": shared.p,
             **{f"{role}_shared": share for role, share in shared.by_role.items()},
@@ -99,10 +99,6 @@ def run(model="toy-two-tasks", *, real="gemma-3-270m", pairs: int = 48, real_pai
 
 def _answered(model: Any, pairs: Any) -> Any:
     return pairs.filtered(pairs.answered_by(model))
-
-
-def _apart(grid: Any) -> float:
-    return float(grid.other.mean() - grid.base.mean())
 
 
 def _ablation(real: str, n: int, sets: int, seed: int) -> dict[str, Any]:
@@ -146,5 +142,6 @@ def _everything(model: Any, pairs: Any) -> float:
         edits = [ins.patch(s, theirs[s][i : i + 1]) for s in theirs]
         metric = ins.logit_diff(int(pairs.answer_ids[i]), int(pairs.wrong_ids[i]))
         grid = ins.sweep(model, pairs.clean[i], pairs.corrupted[i], edits=[edits], direction="noise", metric=metric)
-        total.append((float(grid.values) - float(grid.base), _apart(grid)))
+        assert grid.other is not None
+        total.append((float(grid.values - grid.base), float(grid.other - grid.base)))
     return sum(a for a, _ in total) / sum(b for _, b in total)
