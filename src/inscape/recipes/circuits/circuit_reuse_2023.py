@@ -4,6 +4,9 @@ Path patching finds the heads of "with whom" and of "whose it is" in a net that 
 beside layer-matched random circuits. On a real model the heads that help the prediction most are knocked out beside
 random heads of the same layers. Repair: on lists that the net gets wrong, the attention of the heads that tell the
 movers whom to look away from is sent to the wrong answers, beside the same edit on random heads.
+The overlap and the repair hang on how heads are ranked: a first full run, whose circuits were kept by means of ratios
+that a few pairs of little contrast decide, had an overlap percentile of 0.25 and a repair gain of -0.009; the bounds
+stayed. The ablation is not supported: single random sets vary so much that one of them passes the bound as well.
 Cost: some minutes. Differs from the source: a trained three-layer net in place of GPT-2 medium, short lists in place
 of colored objects, and inhibition heads as path patching finds them, not chosen by hand; Gemma 3 270M for ablation.
 """
