@@ -10,8 +10,6 @@ prior and none by the model's errors; every other layer is tuned, not a random f
 """
 
 import math
-import random
-from typing import Any
 
 import torch
 
@@ -23,12 +21,12 @@ from inscape.read.behaviour.choices import choose
 from inscape.read.behaviour.instruction import instructed
 from inscape.read.behaviour.prior import prior, prior_pull
 from inscape.read.localize import correlate
-from inscape.tasks.acronym import SPELLED, fragments, rivals, spelling
+from inscape.tasks.acronym import SPELLED, rivals, spelling
+from inscape.tasks.spelling_choices import spelling_choices
 from inscape.tasks.split import split_by_answer
 from inscape.tasks.tokens import Tokens
-from inscape.tasks.words import BY_LETTER, NEUTRAL_FRAMES
-from inscape.train import answer_batches, no_better
-from inscape.tune.layers import tune_layers
+from inscape.tasks.words import NEUTRAL_FRAMES
+from inscape.tune.compare_layers import Round, compare_layers
 
 PAPER = Paper(
     name="prior-influence",
@@ -78,9 +76,11 @@ def run(
     due = torch.arange(len(answers)).repeat(copies)  # the right answer of every prompt
     prompts, _ = _asked([answers[i] for i in due], seed=seed)
 
-    def said(rows, edits=()) -> torch.Tensor:
-        out = ins.run(model, [prompts[i] for i in rows], edits=list(edits), output="last").output
-        return out.logits[:, -1, ids].argmax(-1)
+    def answered(texts, edits=()) -> torch.Tensor:
+        return ins.run(model, texts, edits=list(edits), output="last").output.logits[:, -1, ids].argmax(-1)
+
+    def said(rows) -> torch.Tensor:
+        return answered([prompts[i] for i in rows])
 
     def pull(rows, given, p=p):
         return prior_pull(p[due[rows]], given == due[rows], p[given], by=due[rows].tolist(), seed=seed)
@@ -92,58 +92,28 @@ def run(
     by_layer = _by_layer(model, answers, prompts[: len(answers)], p, {"dealt": dealt}, seed)
     layer = by_layer.peak("prior")
     subtracted = _by_layer(model, answers, prompts[: len(answers)], p, {}, seed, baseline=list(NEUTRAL_FRAMES))
-    swapped = {block.name: said(everything, _as_neutral(model, block.name)) for block in model.blocks}
+    swapped = {block.name: answered(prompts, _as_neutral(model, block.name)) for block in model.blocks}
 
-    tests, gains = {"tuned": [], "exchanged": [], "not dominated": [], "rows": []}, {}
-    shares, seen, stopped = {"before": [], "tuned": [], "exchanged": []}, [], []
+    rounds = []
     for s in range(seed, seed + seeds):
         train, rest = split_by_answer(answers, stratify=p.tolist(), test=0.5, seed=s)
-        held, test = split_by_answer([answers[i] for i in rest], stratify=p[rest].tolist(), test=0.7, seed=s)
-        held, test = (torch.isin(due, torch.tensor([rest[i] for i in side])).nonzero()[:, 0] for side in (held, test))
-        settings: Any = dict(
-            steps=steps, lr=1e-3, seed=s, meters={"held": lambda _, rows=held: _share(said(rows) == due[rows])},
-            measure=max(1, steps // 12), stop=no_better("held", 3),
-        )  # fmt: skip
-
-        def score(_, rows=test) -> dict[str, float]:
-            right, hard = said(rows) == due[rows], dominated[due[rows]]
-            return {"dominated": _share(right[hard]), "neutral": _share(right[~hard])}
-
+        sides = split_by_answer([answers[i] for i in rest], stratify=p[rest].tolist(), test=0.7, seed=s)
+        held, test = (torch.isin(due, torch.tensor([rest[i] for i in side])).nonzero()[:, 0] for side in sides)
         lists, fresh = ([answers[i] for i in train if dominated[i] == hard] for hard in (True, False))
-        asked, right = _asked((lists * examples)[:examples], seed=s + 1000)
-        other, due_other = _asked((fresh * examples)[:examples], seed=s + 1000)
-        exchanged = random.Random(s).sample(right, len(right))
-        data = {"tuned": (asked, right), "exchanged": (asked, exchanged), "not dominated": (other, due_other)}
-        for name, (lines, ends) in data.items():
-            more: Any = dict(score=score, control="random", n_controls=len(model.blocks) - 1) if name == "tuned" else {}
-            batches = answer_batches(model.tokenizer, lines, ends, size=32, seed=s)
-            with tune_layers(model, layer, batches, progress=progress, **settings, **more) as tuned:
-                tests[name].append(said(test))
-                if name == "tuned":
-                    new, _ = _asked(lists * copies, seed=s + 2000)
-                    logits = ins.run(model, new, output="last").output.logits[:, -1, ids]
-                    seen.append(_share(logits.argmax(-1) == torch.tensor([answers.index(x) for x in lists * copies])))
-                    stopped.append(tuned.history.steps)
-                    for at, after in ((layer, tuned.after), *((c.layers[0], c.after) for c in tuned.controls)):
-                        for kind in ("dominated", "neutral"):
-                            gains.setdefault((at, kind), []).append(after[kind] - tuned.before[kind])
-        tests["rows"].append(test)
-        for name, what in (("before", given[test]), *((n, tests[n][-1]) for n in ("tuned", "exchanged"))):
-            shares[name].append(_share(torch.isin(what, torch.tensor(train))))
-
-    rows = torch.cat(tests["rows"])
-    was, hard = (given[rows] == due[rows]).double(), dominated[due[rows]]
-    after = {name: torch.cat(tests[name]) for name in ("tuned", "exchanged", "not dominated")}
-    gain = {name: (x == due[rows]).double() - was for name, x in after.items()}
-    gained = {
-        (name, kind): bootstrap(x[on], by=due[rows][on], seed=seed)
-        for name, x in gain.items() for kind, on in (("dominated", hard), ("neutral", ~hard))
+        new = _asked(lists * copies, seed=s + 2000)[0], torch.tensor([answers.index(x) for x in lists * copies])
+        rounds.append(Round(
+            *_asked((lists * examples)[:examples], seed=s + 1000), held, test, torch.tensor(train), seed=s,
+            more={"not dominated": _asked((fresh * examples)[:examples], seed=s + 1000)},
+            score=lambda _, new=new: {"trained": _share(answered(new[0]) == new[1])},
+        ))  # fmt: skip
+    kinds = {"dominated": dominated[due], "neutral": ~dominated[due]}
+    tried = compare_layers(model, layer, rounds, said, due, kinds, steps=steps, lr=1e-3, progress=progress)
+    rows, gained = tried.rows, {
+        (name, kind): tried.gained(kind, name, seed=seed) for name in tried.after for kind in tried.kinds
     }  # fmt: skip
-    first, last = pull(rows, given[rows]), pull(rows, after["tuned"])
+    first, last = pull(rows, tried.before), pull(rows, tried.after["tuned"])
     left = last.followed.value / first.followed.value if last.followed.excludes() else 0.0
-    mean = {key: sum(values) / len(values) for key, values in gains.items()}
     names = [block.name for block in model.blocks]
-    rest = [mean[name, "dominated"] for name in names if name != layer]
     big = _larger(larger, words, seed, progress)
     stages = ["before", *names]
     return Result(
@@ -153,23 +123,23 @@ def run(
             "prior_layer": float(by_layer.value["prior"][1:].max()) - by_layer.band("prior"),
             "dominated_gain": gained["tuned", "dominated"],
             "gain_beyond_neutral": bootstrap(
-                (gain["tuned"], hard), lambda g, h: g[h].mean() - g[~h].mean(), by=due[rows], method="percentile",
-                seed=seed,
+                (tried.gain(), tried.kinds["dominated"]), lambda g, h: g[h].mean() - g[~h].mean(), by=due[rows],
+                method="percentile", seed=seed,
             ),
-            "slope_left": left, "no_shift": _mean(shares["tuned"]) - _mean(shares["before"]),
-            "layer_beats_median": mean[layer, "dominated"] - float(torch.tensor(rest).quantile(0.5)),
+            "slope_left": left, "no_shift": tried.said_trained["tuned"] - tried.said_trained["before"],
+            "layer_beats_median": tried.beyond_median("dominated"),
             "instruction_p": big["p"],
         },
         controls={
             "slope": pull(everything, given, dealt).followed.low,
             "prior_layer": float(by_layer.value["dealt"][1:].max()) - by_layer.band("dealt"),
             "dominated_gain": gained["exchanged", "dominated"].value,
-            "no_shift": _mean(shares["exchanged"]) - _mean(shares["before"]),
+            "no_shift": tried.said_trained["exchanged"] - tried.said_trained["before"],
         },
         series={
             "prior": by_layer.value["prior"], "letters that fit": by_layer.value["evidence"],
-            "gain of tuning the layer": [math.nan, *(mean[name, "dominated"] for name in names)],
-            "gain, prior not dominating": [math.nan, *(mean[name, "neutral"] for name in names)],
+            "gain of tuning the layer": [math.nan, *(tried.layers[name]["dominated"] for name in names)],
+            "gain, prior not dominating": [math.nan, *(tried.layers[name]["neutral"] for name in names)],
             **{f"{end}{name}{more}": torch.quantile(by_layer.null[key], q, 0)
                for name, key in (("prior", "prior"), ("letters", "evidence"))
                for end, more, q in (("low ", "", 0.005), ("", ", shuffled", 0.5), ("high ", "", 0.995))},
@@ -186,7 +156,7 @@ def run(
                  "prior, neutral lens subtracted": float(subtracted.value["prior"][i]),
                  "letters that fit": float(by_layer.value["evidence"][i]),
                  "right answer": float(by_layer.value["right"][i]),
-                 "gain, dominated": mean.get((stage, "dominated")), "gain, neutral": mean.get((stage, "neutral")),
+                 **{f"gain, {kind}": tried.layers.get(stage, {}).get(kind) for kind in tried.kinds},
                  **({f"{what}, its output from a neutral frame": x for what, x in
                      _habits(swapped[stage], due, dominated, p).items()} if i else {})}
                 for i, stage in enumerate(stages)
@@ -203,9 +173,11 @@ def run(
             "accuracy": before.accuracy, "slope_before": before.followed, "asymmetry": before.asymmetry or math.nan,
             "asymmetry_dealt": before.asymmetry_null or math.nan, "lift": before.lift or math.nan,
             "slope_test_before": first.followed, "slope_test_after": last.followed,
-            "rank_of_layer": 1 + sum(x >= mean[layer, "dominated"] for x in rest),
-            "gain_at_jump": mean[by_layer.jump("prior"), "dominated"], "accuracy_trained_answers": _mean(seen),
-            "steps": _mean(stopped), **{f"train_answers_{name}": _mean(x) for name, x in shares.items()},
+            "rank_of_layer": tried.rank("dominated"),
+            "gain_at_jump": tried.layers[by_layer.jump("prior")]["dominated"],
+            "accuracy_trained_answers": tried.scores["trained"],
+            "steps": tried.steps,
+            **{f"train_answers_{x}": tried.said_trained[x] for x in ("before", "tuned", "exchanged")},
             **{f"neutral_{k}": v for k, v in _habits(given, due, dominated, p).items()}, **big["also"],
         },
         seed=seed, notes=f"{layer} follows the prior most; it rises most after {by_layer.jump('prior')}. "
@@ -244,38 +216,19 @@ def _habits(given, due, dominated, p) -> dict[str, float]:
 
 
 def _larger(name, words, seed, progress) -> dict:
-    """Words and fragments of three to five letters, chosen among what is one letter away from the word."""
-    model, rng = ins.open(name), random.Random(seed)
-    tokens = Tokens(model)
-    every = [x for text in BY_LETTER.values() for x in text.split() if "x" not in x]
-    pools = [[x for x in (WORDS if n == 3 else every) if len(x) == n] for n in (3, 4, 5)]
-    drawn = [word for pool in pools for word in rng.sample(pool, words)]
-    families = [
-        [x for x in (word, *near, *made) if not tokens.unknown(f"the {x}")]
-        for word, near, made in zip(
-            drawn, rivals(drawn, [x for pool in pools for x in pool]), fragments(drawn, 3, seed=seed), strict=True
-        )
-    ]
-    families = [family for family in families if family]
-    made = {x for xs in fragments(drawn, 3, seed=seed) for x in xs}
-    items = [
-        (word, [word, *(x for x in family if x != word)], i)
-        for i, family in enumerate(families) if len(family) > 1
-        for word in (family[0], next((x for x in family if x in made), None)) if word
-    ]  # fmt: skip
-    among = [x for family in families for x in (family[0], family[-1])]
-    prompts, right = spelling([word for word, _, _ in items], shots=4, among=among, seed=seed)
-    options = [[f" {x}" for x in family] for _, family, _ in items]
-    family, length = [i for _, _, i in items], torch.tensor([[float(len(word))] for word, _, _ in items])
+    """Words and fragments of three to five letters, with the instruction and with the neutral sentence."""
+    model = ins.open(name)
+    items = spelling_choices(model, words, seed=seed)
+    prompts, options, length = items.prompts, items.options, torch.tensor(items.lengths)[:, None].float()
     common = prior(model, [x for xs in options for x in xs], progress=progress)
-    dominated = common.lead(right, [xs[1:] for xs in options]) > MARGIN
+    dominated = common.lead(items.right, [xs[1:] for xs in options]) > MARGIN
     both = instructed(model, prompts, INSTRUCTION, NEUTRAL, form="{said}\n{prompt}")
-    asked, is_right, lift = [], {}, common.of(right)
+    asked, is_right, lift = [], {}, common.of(items.right)
     for how, texts in (("plain", prompts), ("instruction", both.prompts), ("neutral sentence", both.control)):
         best = choose(model, texts, options, rows=16, progress=progress).index.tolist()
         given = common.of([xs[i] for xs, i in zip(options, best, strict=True)])
         is_right[how] = torch.tensor(best) == 0
-        pull = prior_pull(lift, is_right[how], given, covariates=length, by=family, seed=seed)
+        pull = prior_pull(lift, is_right[how], given, covariates=length, by=items.family, seed=seed)
         asked.append({
             "asked": how, "right": pull.accuracy.value, "slope": pull.followed.value, "low": pull.followed.low,
             "high": pull.followed.high, "p": pull.slope.p if pull.slope else None,
@@ -284,8 +237,8 @@ def _larger(name, words, seed, progress) -> dict:
             "right, neutral": _share(is_right[how][~dominated]),
         })  # fmt: skip
     moved = (is_right["instruction"].double() - is_right["neutral sentence"].double())[dominated]
-    grouped = [f for f, d in zip(family, dominated, strict=True) if d]
-    answers = tokens.ones(LINE, [f" {word}" for word in WORDS])
+    grouped = [f for f, d in zip(items.family, dominated, strict=True) if d]
+    answers = Tokens(model).ones(LINE, [f" {word}" for word in WORDS])
     lists, _ = _asked(answers, shots=4, among=[a[1:] for a in answers], seed=seed)
     p = prior(model, answers).log_probs
     found = _by_layer(model, answers, lists, p, {}, seed)
@@ -296,14 +249,10 @@ def _larger(name, words, seed, progress) -> dict:
         "layers": [{"stage": stage, **{name: float(found.value[key][i]) for name, key in values.items()},
                     "p of prior": float(found.p["prior"][i])} for i, stage in enumerate(("before", *found.layers))],
         "also": {"larger_items": len(items), "larger_dominated": int(dominated.sum()),
-                 "larger_chance": _mean([1 / len(xs) for xs in options]),
+                 "larger_chance": items.chance,
                  "larger_prior_band": found.band("prior"), "instruction_gain": bootstrap(moved, by=grouped, seed=seed)},
     }  # fmt: skip
 
 
 def _share(flags) -> float:
     return float(flags.double().mean()) if len(flags) else math.nan
-
-
-def _mean(values) -> float:
-    return sum(values) / len(values)
