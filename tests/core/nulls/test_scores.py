@@ -216,6 +216,13 @@ def test_rows_of_one_item_do_not_make_a_slope_of_nothing_look_rare():
     assert ignorant >= 15
 
 
+def test_a_shuffle_without_a_slope_counts_as_one_as_large():
+    x, right, other = [1.78, -2.55, -0.14, 1.01, 1.35, 0.65], [1, 0, 0, 0, 1, 1], [[1], [0], [0], [1], [0], [1]]
+    found = logistic_slope(x, right, other, by=[2, 1, 2, 2, 1, 1], n=200, seed=6)
+    assert found.null.isfinite().all()
+    assert found.p >= float((found.null == found.value).double().mean()) > 0
+
+
 def test_a_slope_inside_items_is_found_beside_shuffles_inside_them():
     rng = np.random.default_rng(0)
     by, x = np.repeat(np.arange(10), 20), rng.standard_normal(200)

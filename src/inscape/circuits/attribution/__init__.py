@@ -10,5 +10,7 @@
 | attributions of the inputs by any method of Captum | `input_attribution` | the method's |
 | whether a gradient can be trusted here | `relevance`, against an exact `ins.sweep` | none |
 
-All are first looks: a gradient sees what an infinitely small change would do. Where it matters, run the edit.
+All are first looks: a gradient sees what an infinitely small change would do. Where it matters, run the edit. They are
+good at heads' z and at what MLPs write, and poor at whole streams, where a patch is a large change and norms follow it:
+there take integrated gradients, or the sweep itself (`bench/attribution.py` measures both).
 """

@@ -35,7 +35,11 @@ STEPS, CLOSE = 100, 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """A logistic slope, in log odds a unit of x, with its interval and its null; null: slopes with x shuffled."""
+    """A logistic slope, in log odds a unit of x, with its interval and its null.
+
+    null: slopes with x shuffled; a shuffle that has none (it tells right from wrong perfectly) stands there as one as
+    large as the slope, so that p is never too small.
+    """
 
     value: float
     interval: Interval
@@ -91,13 +95,13 @@ def logistic_slope(
     rng, one = generator(seed), np.ones((1, len(held)))
     value = float(_slopes(design[None], y, one, firth)[0]) / scale
     if not np.isfinite(value):
-        raise InputError(
-            "x and the covariates tell right from wrong perfectly, so the slope is infinite.\n  take firth=True."
-        )
+        more = "there are too few items for a slope." if firth else "take firth=True."
+        raise InputError(f"x and the covariates tell right from wrong perfectly, so the slope is infinite.\n  {more}")
     boot = np.concatenate(
         [_slopes(design[None], y, w[:, group], firth) for w in resamples(int(group.max()) + 1, n, rng)]
     )
     null = np.concatenate([_with_x(design, y, x, one, firth) for x in _shuffled(design[:, 0], group, n, rng)])
+    null = np.where(np.isfinite(null), null, value * scale)  # without a slope, it counts as one as large
     p = float(permutation_p(value, null / scale, alternative))
     interval = interval_of(value, boot / scale, level, int(group.max()) + 1)
     return Slope(value, interval, p, torch.from_numpy(null / scale))
