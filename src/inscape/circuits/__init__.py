@@ -3,8 +3,8 @@
 | you want | take |
 |---|---|
 | what every site, position and head carries, exactly | `ins.sweep`; `attribution` for a first look from gradients |
-| what one head tells another, or the prediction, directly | `paths.path_patching`; `discover.discover` step by step backwards |
-| whether a set of heads is the circuit | `knockout.knock_out`; `faithfulness.faithfulness_curve` for every size of set |
+| what one head tells another, or the prediction, directly | `paths.path_patching`; `discover.discover` backwards |
+| whether a set of heads is the circuit | `knockout.knock_out`; `faithfulness.faithfulness_curve` for every size |
 | who tells whom, edge by edge | `edges`: greedy cuts, scores, learned masks, all tried exactly |
 | which heads are of a known kind, where they look | `heads.head_atlas`, `role_attention.role_attention` |
 | what one head is needed for in ordinary text | `ablation_loss.ablation_loss` |
