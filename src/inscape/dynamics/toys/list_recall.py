@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from inscape.core.extra import package
 from inscape.core.progress import Progress
 from inscape.dynamics.toys.making import Check, Trained
+from inscape.dynamics.toys.windowed import windowed
 from inscape.engine.forward import run
 from inscape.models.model import Model
 from inscape.models.toy.words import SPECIAL, word_tokenizer
@@ -44,21 +44,8 @@ WIDTH = 24  # of a prompt: <bos>, 8 for the list, 7 that keep it out of sight, 7
 
 def train(seed: int = 0, *, steps: int = 1000, checkpoint: Path | None = None, progress: Progress = None) -> Trained:
     """Train it: about two minutes on one core."""
-    transformers = package("transformers", "hf", "training a toy net")
     tokenizer = word_tokenizer(WORDS, split="spaces", max_length=32)
-    config = transformers.GPTNeoConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=32, hidden_size=64, num_layers=2, num_heads=4,
-        attention_types=[[["local", "global"], 1]], window_size=WINDOW, intermediate_size=4, resid_dropout=0.0,
-        embed_dropout=0.0, attention_dropout=0.0, initializer_range=0.1, tie_word_embeddings=False, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = transformers.GPTNeoForCausalLM(config)
-    for layer in module.transformer.h:  # attention alone: the MLP writes nothing, and stays so
-        torch.nn.init.zeros_(layer.mlp.c_proj.weight)
-        torch.nn.init.zeros_(layer.mlp.c_proj.bias)
-        layer.mlp.requires_grad_(False)
+    module = windowed(len(tokenizer), 32, WINDOW, seed)
     history = fit(
         module, partial(rows, seed=seed), next_token, steps=steps, lr=3e-3, schedule=cosine, warmup=100,
         optimizer=partial(torch.optim.AdamW, weight_decay=1.0), seed=seed, checkpoint=checkpoint, progress=progress,
