@@ -45,6 +45,7 @@ def asked(
     return clean, corrupted, metric_of(metric)
 
 
+DIRECTIONS = ("denoise", "noise")
 BY_ROLE = ", or give positions={role: positions} for the words that matter"
 
 
@@ -61,6 +62,8 @@ class Pairing:
 
     @classmethod
     def of(cls, model: Model, clean: Any, corrupted: Any, direction: str, side: str | None) -> "Pairing":
+        if direction not in DIRECTIONS:
+            raise InputError(f"direction={direction!r}: it can be {' or '.join(DIRECTIONS)}.")
         one = prepare(model, _listed(clean), side=side)
         two = None
         if corrupted is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from inscape.circuits.pairing import BY_ROLE, Measured, Pairing, asked, measured
 from inscape.circuits.places import Spot, labelled, patched, spots_of
 from inscape.core.edit import Edit
-from inscape.core.errors import EditError, InputError
+from inscape.core.errors import EditError
 from inscape.core.grid import Cost, Grid
 from inscape.core.metrics import Metric
 from inscape.core.progress import Progress, tell
@@ -27,7 +27,6 @@ from inscape.engine.planning import names_of, point_of
 from inscape.models.model import Model
 
 RECORD = 256 * 2**20  # bytes of recorded sites at once; more pairs are swept in groups
-DIRECTIONS = ("denoise", "noise")
 
 
 def sweep(
@@ -68,8 +67,6 @@ def sweep(
     equal prompts; what `run` raises.
     """
     begun = time.perf_counter()
-    if direction not in DIRECTIONS:
-        raise InputError(f"direction={direction!r}: it can be {' or '.join(DIRECTIONS)}.")
     alone, hint = edit is not None or edits is not None, ", or an edit= or edits= for the one prompt"
     clean, corrupted, metric = asked(clean, corrupted, metric, "sweep", alone=alone, hint=hint)
     both = Pairing.of(model, clean, corrupted, direction, padding_side)

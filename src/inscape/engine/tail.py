@@ -52,6 +52,7 @@ class Tail:
 
         All such positions of all runs go through the head together, a budget of them at a time.
         """
+        assert plan.measure is not None
         base = {p.row.number: state for state, p in zip(states, parts, strict=True) if p.cell is None}
         own = []
         for state, part in zip(states, parts, strict=True):
@@ -66,7 +67,7 @@ class Tail:
         columns, made, step = torch.cat(own), [], self.unembed.rows_at_once()
         for start in range(0, len(columns), step):
             here = slice(start, start + step)
-            made.append(plan.measure(self.unembed(hidden[here]), rows[here], columns[here]).detach().cpu())  # type: ignore[misc]
+            made.append(plan.measure(self.unembed(hidden[here]), rows[here], columns[here]).detach().cpu())
         values = iter(torch.cat(made).split([len(at) for at in own])) if made else iter([torch.zeros(0)] * len(own))
         for state, part, at in zip(states, parts, own, strict=True):
             new, number = next(values), part.row.number

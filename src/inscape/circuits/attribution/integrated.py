@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Integrated(Attribution):
     missing of each row's difference. gap: the mean |error| over the mean |difference|.
     """
 
-    baseline: Float[Tensor, " row"] = None  # type: ignore[assignment]
+    baseline: Float[Tensor, " row"] = field(kw_only=True)
 
     @property
     def error(self) -> Float[Tensor, " row"]:

@@ -7,7 +7,7 @@ and the clean one as source; noising the other way round.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ from inscape.engine.whole import rows_of
 from inscape.models.model import Model
 
 TOKENS = 4096  # of base prompts that are run at once
-DIRECTIONS = ("denoise", "noise")
 CONTROLS = ("shuffle",)
 # changes [pair, spot], the sums of their squared coordinates, the metric of the base and of the source runs
 _Found = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -46,7 +45,7 @@ class Estimates(Grid):
     same grid with each pair patched from another pair's source; NaN for pairs with no partner of their length.
     """
 
-    spread: Float[Tensor, "..."] = None  # type: ignore[assignment]
+    spread: Float[Tensor, "..."] = field(kw_only=True)
     control: "Estimates | None" = None
 
 
@@ -81,8 +80,6 @@ def attribution_patching(
     name its failures; their corrections (of the softmax, of cancelling paths) are not made here.
     """
     begun = time.perf_counter()
-    if direction not in DIRECTIONS:
-        raise InputError(f"direction={direction!r}: it can be {' or '.join(DIRECTIONS)}.")
     if control not in (None, *CONTROLS):
         raise InputError(f"control={control!r}: it can be 'shuffle' or None.")
     clean, corrupted, metric = asked(clean, corrupted, metric, "attribution_patching")

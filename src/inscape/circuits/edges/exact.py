@@ -190,7 +190,8 @@ class EdgeRuns:
             shares = (self.all.float(), torch.zeros(self.all.shape))  # so that every reader is asked
             uncut, cut = (self._states(keep[None], [0])[0][mask[0]] for keep in shares)
             wanted = self.streams.blocks.streams[last][0][mask[0]]
-            other = run(self.model, rows_of(self.both.source, [0], self.n_pairs), read=self._last, output=False)  # type: ignore[arg-type]
+            assert self.both.source is not None
+            other = run(self.model, rows_of(self.both.source, [0], self.n_pairs), read=self._last, output=False)
             corrupted = other[self._last][0][mask[0]]
         limit = OFF.get(self.model.dtype, 0.1)
         for made, want, what in ((uncut, wanted, "uncut"), (cut, corrupted, "all cut")):
