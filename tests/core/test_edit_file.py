@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import inscape as ins
+from inscape.core.edits.sparsify import random_k, threshold_activation, topk_activation
 from tests.common.small import direction, gpt2
 
 IDS = torch.tensor([[1, 5, 9, 13, 17, 21], [2, 6, 10, 14, 18, 22]])
@@ -37,6 +38,11 @@ def all_kinds() -> list["ins.Edit"]:
         ins.attend("layers.1", "redirect", keys=0, to=[1, 2], heads=[2]),
         ins.attend("layers.*", "forbid", keys=slice(0, 2), at=slice(3, None)),
         ins.attend("layers.*", "only", keys=(), own=True, heads=[1]),
+        topk_activation("layers.*.mlp.act", 9, by="largest", at=-1),
+        topk_activation("layers.*.mlp.act", 0.1, per="batch"),
+        random_k("layers.1.mlp.act", 7, seed=3),
+        threshold_activation("layers.1.mlp.act", 0.2),
+        threshold_activation("layers.1.mlp.act", torch.linspace(0, 1, 128)),
     ]
 
 

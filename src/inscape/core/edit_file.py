@@ -19,6 +19,7 @@ from inscape.core.edits.directions import add, clamp, project_out
 from inscape.core.edits.relate import relate
 from inscape.core.edits.skip import skip
 from inscape.core.edits.sources import ablate, patch
+from inscape.core.edits.sparsify import random_k, threshold_activation, topk_activation
 from inscape.core.edits.values import replace, scale
 from inscape.core.errors import EditError, FileError
 from inscape.core.positions import At, Span, Tokens
@@ -53,7 +54,7 @@ def _out(edits: Sequence[Edit], what: str) -> tuple[list[dict[str, Any]], dict[s
             raise EditError(
                 f"{edit!r} holds a Python function or another run's whole trace; neither {what}.\n"
                 "  use the named edits (add, scale, replace, patch from one site, ablate, project_out, clamp, "
-                "skip, attend)."
+                "skip, attend, topk_activation, random_k, threshold_activation)."
             )
         at, at_tensor = _at_out(edit.at)
         if at_tensor is not None:
@@ -120,6 +121,10 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         return ablate(site, spec["how"], mine.get("source"), seed=spec["seed"], **places)
     if kind == "skip":
         return skip(spec["layer"], **places)
+    if kind in ("topk_activation", "random_k"):
+        return {"topk_activation": topk_activation, "random_k": random_k}[kind](site, **spec, **places)
+    if kind == "threshold_activation":
+        return threshold_activation(site, mine["below"] if mine["below"].ndim else float(mine["below"]), **places)
     if kind == "relate":
         return relate(spec["layer"], mine["groups"], mine["allowed"], **places)
     if kind == "attend":
