@@ -43,6 +43,8 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "top_k": "store.keep",
     "project": "store.keep",
     "import_store": "store.exchange.importing",
+    "save_readout": "core.readout_file",
+    "load_readout": "read.readouts",
     "report": "reports.report",
     "plan": "reports.plan",
     **dict.fromkeys(
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from inscape.core.grid import Grid
     from inscape.core.metrics import Metric, accuracy, kl, log_prob, logit_diff, loss, probability, rank
     from inscape.core.positions import span, tokens
+    from inscape.core.readout_file import save_readout
     from inscape.core.site import Site, SiteTable
     from inscape.core.trace import Trace
     from inscape.engine.editing import editing
@@ -95,6 +98,7 @@ if TYPE_CHECKING:
     from inscape.models.family import Family, Stack
     from inscape.models.model import Model
     from inscape.models.open import open
+    from inscape.read.readouts import load_readout
     from inscape.reports.plan import plan
     from inscape.reports.report import report
     from inscape.store.exchange.importing import import_store

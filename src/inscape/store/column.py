@@ -48,12 +48,20 @@ class LazyColumn:
     Raises: IndexError, ShapeError for an index that is none.
     """
 
-    def __init__(self, column: Column, rows: Rows, files: Files, factor: "LazyColumn | None" = None) -> None:
+    def __init__(
+        self, column: Column, rows: Rows, files: Files, factor: "LazyColumn | None" = None, model: str = ""
+    ) -> None:
         self.about, self._rows, self._files, self.factor = column, rows, files, factor
+        self.model = model  # fingerprint: what is learned from these rows is for this model
 
     @property
     def name(self) -> str:
         return self.about.name
+
+    @property
+    def site(self) -> str:
+        """The site the rows are of; "" for sample, pos and token."""
+        return self.about.site
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ class Store:
         for column in self.about.columns:
             if column.name == name:
                 factor = self[column.scaled_by] if column.scaled_by else None
-                return LazyColumn(column, self._rows, self.files, factor)
+                return LazyColumn(column, self._rows, self.files, factor, self.about.model)
         from difflib import get_close_matches
 
         near = get_close_matches(name, [c.name for c in self.about.columns], n=3, cutoff=0.3)

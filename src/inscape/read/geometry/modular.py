@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from inscape.core.errors import InputError, NotFittedError
+from inscape.core.readout import Target
 
 KINDS = ("classes", "fourier")
 
@@ -35,6 +37,7 @@ class ModularCode:
     how: str = "classes"
     harmonics: int | None = None
     penalty: float = 0.01
+    target: ClassVar[Target] = "own"
 
     def fit(self, x: Float[Tensor, "n d"], values: Int[Tensor, " n"]) -> "ModularCode":
         """Learn the code from activations and the whole numbers they stand for."""

@@ -1,15 +1,28 @@
 """The simplest probe of a yes or no: the difference of two means."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from inscape.core.direction import Direction
-from inscape.core.errors import InputError, NotFittedError, ShapeError
-
-CONTROLS = (None, "shuffle")
+from inscape.core.errors import InputError
+from inscape.core.interval import Interval
+from inscape.core.readout import (
+    Labels,
+    Rows,
+    Target,
+    check_control,
+    labels_of,
+    need_fitted,
+    origin,
+    row_batches,
+    shuffled,
+    units_of,
+)  # fmt: skip
+from inscape.read.probes.scoring import share_right
 
 
 @dataclass
@@ -18,58 +31,79 @@ class MeanDifference:
 
     w = mean(x | yes) - mean(x | no),  predict yes where w . x + b > 0,  b = -w . (mean yes + mean no) / 2.
     It needs no settings, cannot overfit more than two means can, and its direction is what the classes differ by,
-    correlated units included: choose it to steer or to ask what is represented. Choose a trained linear classifier
-    where accuracy matters and one class's spread hides the difference.
+    correlated units included: choose it to steer or to ask what is represented. Choose `LDA` where one class's spread
+    hides the difference, `LogisticProbe` where accuracy matters.
 
-    Cost: one pass over the rows, in float64. Deterministic.
+    Cost: one pass over the rows, in float64, of any number of them. Deterministic.
     Parameters: control: "shuffle" fits on labels in another order, drawn by `seed`: what rows of this number and size
     give when there is nothing to find. Score both on the same held-out rows.
-    Learned by fit: weight_ (d,), bias_, gap_: |w|.
+    Learned by fit: weight_ (d,), bias_, gap_: |w|; site_, model_ from rows of a store.
     Raises: NotFittedError before fit; InputError for labels that are all alike; ShapeError for rows of another size.
     Source: Marks & Tegmark 2023, arXiv:2310.06824 (mass-mean probing without the covariance).
     """
 
     control: str | None = None
     seed: int = 0
+    target: ClassVar[Target] = "flags"
 
-    def fit(self, x: Float[Tensor, "n d"], y: Shaped[Tensor, " _"]) -> "MeanDifference":
-        if self.control not in CONTROLS:
-            raise InputError(f"control={self.control!r} is none of a probe; it can be 'shuffle' or None.")
-        x, yes = x.detach().double(), _labels(y, len(x))
+    def fit(self, x: Rows, y: Labels) -> "MeanDifference":
+        check_control(self.control)
+        d = units_of(x)
+        yes = flags_of(y, len(x), both=True)
         if self.control == "shuffle":
-            yes = yes[torch.randperm(len(yes), generator=torch.Generator().manual_seed(self.seed))]
-        yes = yes.to(x.device)
-        high, low = x[yes].mean(0), x[~yes].mean(0)
-        self.weight_: Float[Tensor, " d"] = (high - low).cpu()
-        self.bias_ = -float(self.weight_ @ (high + low).cpu()) / 2
+            yes = shuffled(yes, self.seed)
+        sums = torch.zeros(2, d, dtype=torch.float64)
+        for rows, part in row_batches(x):
+            high = yes[rows].to(part.device)
+            sums += torch.stack([part[~high].sum(0), part[high].sum(0)]).cpu()
+        low, high = sums / torch.stack([(~yes).sum(), yes.sum()])[:, None]
+        self.weight_: Float[Tensor, " d"] = high - low
+        self.bias_ = -float(self.weight_ @ (high + low)) / 2
         self.gap_ = float(self.weight_.norm())
+        self.site_, self.model_ = origin(x)
         return self
 
-    def transform(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def transform(self, x: Rows) -> Float[Tensor, " n"]:
         """w . x + b, above 0 for yes."""
-        if not hasattr(self, "weight_"):
-            raise NotFittedError("this probe has not been fitted: call fit(x, y) with rows of both classes.")
-        if x.shape[-1] != len(self.weight_):
-            raise ShapeError(f"the probe was fitted on rows of {len(self.weight_)} units; these have {x.shape[-1]}.")
-        return x.detach().double().cpu() @ self.weight_ + self.bias_
+        need_fitted(self, "weight_")
+        units_of(x, d=len(self.weight_))
+        return torch.cat([part.cpu() @ self.weight_ + self.bias_ for _, part in row_batches(x)])
 
-    def predict(self, x: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
+    def predict(self, x: Rows) -> Bool[Tensor, " n"]:
         return self.transform(x) > 0
 
-    def score(self, x: Float[Tensor, "n d"], y: Shaped[Tensor, " _"]) -> float:
-        """Share of rows that are told right."""
-        return float((self.predict(x) == _labels(y, len(x))).double().mean())
+    def score(self, x: Rows, y: Labels, *, interval: bool = False, by: Labels | None = None) -> float | Interval:
+        """Share of rows that are told right; `interval=True` with its interval, by item where rows share one."""
+        right = self.predict(x) == flags_of(y, len(x))
+        return share_right(right, by) if interval else float(right.double().mean())
 
-    def direction(self, site: str, *, source: str = "difference of means", model: str = "") -> Direction:
-        """The difference as a direction at a site, in its own length. model: fingerprint of the model it is for."""
-        self.transform(self.weight_[None]) if hasattr(self, "weight_") else self.transform(torch.zeros(1, 1))
-        return Direction(site, self.weight_.clone(), source, model)
+    def direction(self, site: str = "", *, source: str = "difference of means", model: Any = None) -> Direction:
+        """The difference as a direction at a site, in its own length: `ins.add(probe.direction(), 1)` moves no to yes.
+
+        site, model (or its fingerprint): left out, what the rows of the fit knew of themselves.
+        """
+        need_fitted(self, "weight_")
+        return as_direction(self, self.weight_, site, source, model)
 
 
-def _labels(y: Shaped[Tensor, " _"], n: int) -> Bool[Tensor, " n"]:
-    yes = (y if y.dtype == torch.bool else y > 0).cpu()
-    if yes.shape != (n,):
-        raise ShapeError(f"{tuple(y.shape)} labels for {n} rows: one a row.")
-    if bool(yes.all()) or not bool(yes.any()):
+def as_direction(probe: Any, vector: Tensor, site: str, source: str, model: Any) -> Direction:
+    """What a probe found as a direction, for the site and model it was fitted on unless others are named."""
+    where = site or getattr(probe, "site_", "")
+    if not where:
+        raise InputError(
+            f"this {type(probe).__name__} was fitted on a tensor, which does not know its site.\n"
+            "  write probe.direction('layers.5.resid_post'), or fit it on a column of a store."
+        )
+    whose = getattr(probe, "model_", "") if model is None else getattr(model, "fingerprint", model)
+    return Direction(where, vector.clone(), source, str(whose))
+
+
+def flags_of(y: Labels, n: int, *, both: bool = False) -> Bool[Tensor, " n"]:
+    """Labels as yes and no: True, 1 and other numbers above 0 are yes. both: refuse labels that are all alike."""
+    held = labels_of(y, n)
+    if held.dtype.kind not in "bifu":
+        raise InputError(f"labels of a yes or no are True and False or 1 and 0; got {held[0]!r}.")
+    yes = torch.from_numpy(held > 0)
+    if both and (bool(yes.all()) or not bool(yes.any())):
         raise InputError("all labels are alike: a probe of a yes or no needs rows of both classes.")
     return yes
