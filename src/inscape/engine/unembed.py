@@ -4,7 +4,7 @@ Lenses and skip effects need the scores of a few positions only. Running these m
 wanted costs a fraction of the full output where the vocabulary is large (262,144 columns in Gemma 3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Unembedding:
     ) -> Float[Tensor, "rows k"]:
         """Scores of k tokens alone, the same for all rows [k] or k a row: rows of the head's matrix, not all of it."""
         shared = tokens.ndim == 1
-        if type(self.head) is not nn.Linear or not self.head.weight.is_floating_point():
+        if not self.has_matrix:
             tokens = tokens.to(hidden.device)
             return self(hidden, normed).gather(-1, tokens.expand(len(hidden), -1) if shared else tokens)
         with _grad_of(hidden):
@@ -54,8 +54,42 @@ class Unembedding:
                 scores = scores + self.head.bias[tokens]
             return self._ruled(scores.float())
 
+    @property
+    def has_matrix(self) -> bool:
+        """Is the head one matrix (and a bias), so that parts of its scores can be computed alone?"""
+        return type(self.head) is nn.Linear and self.head.weight.is_floating_point()
+
+    def slabs(
+        self, ready: Float[Tensor, "rows d_model"], width: int
+    ) -> Iterator[tuple[int, Float[Tensor, "rows part"]]]:
+        """The scores of `width` tokens after the other, as (first token, scores), for states that `ready` gave.
+
+        All scores never exist at once where the head is one matrix; other heads give them whole, cut afterwards. What
+        was given last is overwritten by the next. No gradient passes.
+        """
+        with torch.no_grad():
+            if not self.has_matrix:
+                scores = self._ruled(self.head(ready).float())
+                for start in range(0, scores.shape[-1], width):
+                    yield start, scores[:, start : start + width]
+                return
+            weight, bias = self.head.weight, self.head.bias
+            room = torch.empty(len(ready), min(width, len(weight)), dtype=weight.dtype, device=weight.device)
+            for start in range(0, len(weight), width):
+                part = weight[start : start + width]
+                out = room[:, : len(part)]
+                if bias is None:
+                    torch.mm(ready, part.T, out=out)
+                else:
+                    torch.addmm(bias[start : start + width], ready, part.T, out=out)
+                yield start, self._ruled(out.float())
+
+    def ready(self, hidden: Float[Tensor, "*rows d_model"], normed: bool = False) -> Float[Tensor, "*rows d_model"]:
+        """States as the head reads them: past the final norm, on its device, in its dtype."""
+        with _grad_of(hidden):
+            return self._ready(hidden, normed)
+
     def _ready(self, hidden: Tensor, normed: bool) -> Tensor:
-        """States as the head reads them."""
         weight = next(self.head.parameters(), None)
         hidden = hidden.to(device=weight.device) if weight is not None else hidden
         if self.norm is not None and not normed:

@@ -12,6 +12,7 @@ from inscape.core.progress import Progress, tell
 from inscape.engine.forward import run
 from inscape.engine.unembed import Unembedding, reads_as_the_model_does, unembedding
 from inscape.models.model import Model
+from inscape.read.lenses.vocabulary import read_vocabulary
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of scores from the last layer against the model's own
 
@@ -32,11 +33,11 @@ class LensReading:
     rank: Int[Tensor, "layer batch pos"]
     kl: Float[Tensor, "layer batch pos"]
     final: Int[Tensor, "batch pos"]
-    control: Int[Tensor, "layer batch pos"] | None
     tokens: Int[Tensor, "batch pos"] | None
     mask: Bool[Tensor, "batch pos"]
     how: str
     n_vocab: int
+    control: Int[Tensor, "layer batch pos"] | None = None
 
     @property
     def chance_rank(self) -> float:
@@ -69,7 +70,8 @@ def logit_lens(
     early layers speak another basis than the head. `layers` is a pattern; all resid_post of the main stack without it.
     control: "shuffle" ranks, in every cell, the final token of another position of the batch: what is readable whatever
         the context is (frequent tokens) is readable there too. None leaves it out. It costs next to nothing.
-    Cost: one forward without its head, then one head row a layer and position, in chunks of `budget` bytes of scores.
+    Cost: one forward without its head, then one head row a layer and position (and two a position for the final
+    distribution), a slab of tokens at a time: see `read_vocabulary`; `budget` bytes of scores are alive at once.
     Raises: ModelError when scores made from the last layer are not the model's own (no language head, a pooled head).
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens"; the last layer is checked against the model here.
     """
@@ -88,20 +90,15 @@ def logit_lens(
     mask = mask.cpu().bool()
     states = torch.stack([trace[name][mask.to(trace[name].device)] for name in names])
     ends = trace[last][mask.to(trace[last].device)]
-    found = _read(unembed, states, ends, k, control, seed, budget, progress)
-    wide = {name: _spread(value, mask) for name, value in found.items() if name != "final"}
-    final = torch.zeros(mask.shape, dtype=torch.long)
-    final[mask] = found["final"]
     tokens = trace.tokens.cpu() if trace.tokens is not None and trace.tokens.shape == mask.shape else None
+    read = _read(unembed, states, ends, k, control, seed, budget, progress)
     return LensReading(
         names,
-        final=final,
-        control=wide.pop("control", None),
         tokens=tokens,
         mask=mask,
         how=unembed.how,
         n_vocab=unembed.n_vocab,
-        **wide,
+        **{name: spread(value, mask) for name, value in read.items()},
     )
 
 
@@ -148,51 +145,24 @@ def _read(
     budget: int | None,
     progress: Progress,
 ) -> dict[str, Tensor]:
-    """Statistics of every state, [layer, row]; a chunk holds all layers of a few rows, beside their final scores."""
-    n_layers, n_rows = states.shape[:2]
-    k = min(k, unembed.n_vocab)
-    step = max(1, (unembed.rows_at_once(budget) if budget else unembed.rows_at_once()) // (n_layers + 1))
-    out = {
-        "top": torch.zeros(n_layers, n_rows, k, dtype=torch.long),
-        "probability": torch.zeros(n_layers, n_rows, k),
-        "entropy": torch.zeros(n_layers, n_rows),
-        "rank": torch.zeros(n_layers, n_rows, dtype=torch.long),
-        "kl": torch.zeros(n_layers, n_rows),
-        "final": torch.zeros(n_rows, dtype=torch.long),
-    }
-    swapped = None
-    if control is not None:
-        out["control"] = torch.zeros(n_layers, n_rows, dtype=torch.long)
-        # The final tokens of all rows must be known before the first is compared with another's.
-        for start in range(0, n_rows, step * (n_layers + 1)):
-            here = slice(start, start + step * (n_layers + 1))
-            out["final"][here] = unembed(ends[here]).argmax(-1).cpu()
-        swapped = out["final"][_derangement(n_rows, seed)]
-    for start in range(0, n_rows, step):
-        here = slice(start, min(start + step, n_rows))
-        tell(progress, "reading every layer through the head", start / n_rows)
-        logp_final = torch.log_softmax(unembed(ends[here]), -1)
-        out["final"][here] = logp_final.argmax(-1).cpu()
-        final = logp_final.argmax(-1)
-        for layer in range(n_layers):
-            logp = torch.log_softmax(unembed(states[layer, here]), -1)
-            p = logp.exp()
-            best = logp.topk(k, -1)
-            out["top"][layer, here] = best.indices.cpu()
-            out["probability"][layer, here] = best.values.exp().cpu()
-            out["entropy"][layer, here] = -torch.einsum("rv,rv->r", p, logp.clamp(min=-1e4)).cpu()
-            out["kl"][layer, here] = (
-                torch.einsum("rv,rv->r", p, (logp - logp_final).clamp(-1e4, 1e4)).clamp(min=0).cpu()
-            )
-            out["rank"][layer, here] = _rank(logp, final)
-            if swapped is not None:
-                out["control"][layer, here] = _rank(logp, swapped[here].to(logp.device))
-    return out
-
-
-def _rank(scores: Tensor, target: Tensor) -> Tensor:
-    """How many tokens score higher, plus one."""
-    return ((scores > scores.gather(-1, target[:, None])).sum(-1) + 1).cpu()
+    """Every field of a reading that is a number a state, [layer, row, ...] or [row]."""
+    end = read_vocabulary(unembed, ends[None], k=1, budget=budget)
+    final = end.top[0, :, 0]
+    asked = final[:, None] if control is None else torch.stack([final, final[_derangement(len(final), seed)]], -1)
+    found = read_vocabulary(
+        unembed,
+        states,
+        k=k,
+        tokens=asked,
+        reference=ends,
+        reference_log_z=end.log_z[0],
+        budget=budget,
+        progress=progress,
+    )
+    assert found.kl is not None
+    read = {"top": found.top, "probability": found.top_log.exp(), "entropy": found.entropy, "kl": found.kl}
+    read |= {"rank": found.rank[..., 0], "final": final}
+    return read | ({"control": found.rank[..., 1]} if control is not None else {})
 
 
 def _derangement(n: int, seed: int) -> Tensor:
@@ -203,8 +173,10 @@ def _derangement(n: int, seed: int) -> Tensor:
     return out
 
 
-def _spread(value: Tensor, mask: Tensor) -> Tensor:
-    """Values of real positions back into [layer, batch, pos, ...]."""
+def spread(value: Tensor, mask: Bool[Tensor, "batch pos"]) -> Tensor:
+    """Values of real positions, [layer, row, ...] or [row], back in their places; zeros in padding."""
+    if value.ndim == 1:
+        return spread(value[None], mask)[0]
     wide = torch.zeros(value.shape[0], *mask.shape, *value.shape[2:], dtype=value.dtype)
     wide[:, mask] = value
     return wide
