@@ -42,22 +42,23 @@ class Unembedding:
         self, hidden: Float[Tensor, "rows d_model"], tokens: Int[Tensor, "*rows k"], normed: bool = False
     ) -> Float[Tensor, "rows k"]:
         """Scores of k tokens alone, the same for all rows [k] or k a row: rows of the head's matrix, not all of it."""
-        shared = tokens.ndim == 1
-        if not self.has_matrix:
+        shared, head = tokens.ndim == 1, self.matrix
+        if head is None:
             tokens = tokens.to(hidden.device)
             return self(hidden, normed).gather(-1, tokens.expand(len(hidden), -1) if shared else tokens)
         with _grad_of(hidden):
-            ready, tokens = self._ready(hidden, normed), tokens.to(self.head.weight.device)
-            weight = self.head.weight[tokens]
+            ready, tokens = self._ready(hidden, normed), tokens.to(head.weight.device)
+            weight = head.weight[tokens]
             scores = ready @ weight.T if shared else (weight @ ready[..., None])[..., 0]
-            if self.head.bias is not None:
-                scores = scores + self.head.bias[tokens]
+            if head.bias is not None:
+                scores = scores + head.bias[tokens]
             return self._ruled(scores.float())
 
     @property
-    def has_matrix(self) -> bool:
-        """Is the head one matrix (and a bias), so that parts of its scores can be computed alone?"""
-        return type(self.head) is nn.Linear and self.head.weight.is_floating_point()
+    def matrix(self) -> nn.Linear | None:
+        """The head where it is one matrix (and a bias), so that parts of its scores can be computed alone."""
+        head = self.head
+        return head if type(head) is nn.Linear and head.weight.is_floating_point() else None
 
     def slabs(
         self, ready: Float[Tensor, "rows d_model"], width: int
@@ -68,12 +69,13 @@ class Unembedding:
         was given last is overwritten by the next. No gradient passes.
         """
         with torch.no_grad():
-            if not self.has_matrix:
+            head = self.matrix
+            if head is None:
                 scores = self._ruled(self.head(ready).float())
                 for start in range(0, scores.shape[-1], width):
                     yield start, scores[:, start : start + width]
                 return
-            weight, bias = self.head.weight, self.head.bias
+            weight, bias = head.weight, head.bias
             room = torch.empty(len(ready), min(width, len(weight)), dtype=weight.dtype, device=weight.device)
             for start in range(0, len(weight), width):
                 part = weight[start : start + width]

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inscape.core.errors import InputError, ModelError
-from inscape.core.progress import Progress, tell
-from inscape.engine.forward import run
+from inscape.core.progress import Progress
 from inscape.engine.unembed import Unembedding, reads_as_the_model_does, unembedding
 from inscape.models.model import Model
+from inscape.read.lenses.states import spread, stream
 from inscape.read.lenses.vocabulary import read_vocabulary
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of scores from the last layer against the model's own
@@ -61,6 +61,7 @@ def logit_lens(
     k: int = 5,
     control: str | None = "shuffle",
     seed: int = 0,
+    lens: Any = None,
     budget: int | None = None,
     progress: Progress = None,
 ) -> LensReading:
@@ -70,6 +71,7 @@ def logit_lens(
     early layers speak another basis than the head. `layers` is a pattern; all resid_post of the main stack without it.
     control: "shuffle" ranks, in every cell, the final token of another position of the batch: what is readable whatever
         the context is (frequent tokens) is readable there too. None leaves it out. It costs next to nothing.
+    lens: a fitted `TunedLens`, whose translators are passed first; the rest is the same.
     Cost: one forward without its head, then one head row a layer and position (and two a position for the final
     distribution), a slab of tokens at a time: see `read_vocabulary`; `budget` bytes of scores are alive at once.
     Raises: ModelError when scores made from the last layer are not the model's own (no language head, a pooled head).
@@ -78,27 +80,16 @@ def logit_lens(
     if control not in (None, "shuffle"):
         raise InputError(f"control={control!r} is none of this lens; it can be 'shuffle' or None.")
     unembed = checked_unembedding(model, inputs)
-    last = f"{model.blocks[-1].name}.resid_post"
-    if layers is None:
-        layers = [f"{block.name}.resid_post" for block in model.blocks]
-    names = tuple(model.sites(*([layers] if isinstance(layers, str) else layers)).names)
-    tell(progress, "reading the stream", None)
-    trace = run(model, inputs, read=[*names, *([last] if last not in names else [])])
-    mask = trace.mask
-    if mask is None or mask.shape != trace[last].shape[:2]:  # a decoder beside an encoder has columns of its own
-        mask = torch.ones(trace[last].shape[:2], dtype=torch.bool)
-    mask = mask.cpu().bool()
-    states = torch.stack([trace[name][mask.to(trace[name].device)] for name in names])
-    ends = trace[last][mask.to(trace[last].device)]
-    tokens = trace.tokens.cpu() if trace.tokens is not None and trace.tokens.shape == mask.shape else None
-    read = _read(unembed, states, ends, k, control, seed, budget, progress)
+    found = stream(model, inputs, layers, progress=progress)
+    states = found.states if lens is None else lens.translated(found.states, found.layers, model)
+    read = _read(unembed, states, found.ends, k, control, seed, budget, progress)
     return LensReading(
-        names,
-        tokens=tokens,
-        mask=mask,
-        how=unembed.how,
+        found.layers,
+        tokens=found.tokens,
+        mask=found.mask,
+        how=unembed.how if lens is None else f"{lens.how}, then {unembed.how}",
         n_vocab=unembed.n_vocab,
-        **{name: spread(value, mask) for name, value in read.items()},
+        **{name: spread(value, found.mask) for name, value in read.items()},
     )
 
 
@@ -148,7 +139,7 @@ def _read(
     """Every field of a reading that is a number a state, [layer, row, ...] or [row]."""
     end = read_vocabulary(unembed, ends[None], k=1, budget=budget)
     final = end.top[0, :, 0]
-    asked = final[:, None] if control is None else torch.stack([final, final[_derangement(len(final), seed)]], -1)
+    asked = final[:, None] if control is None else torch.stack([final, final[derangement(len(final), seed)]], -1)
     found = read_vocabulary(
         unembed,
         states,
@@ -165,18 +156,9 @@ def _read(
     return read | ({"control": found.rank[..., 1]} if control is not None else {})
 
 
-def _derangement(n: int, seed: int) -> Tensor:
+def derangement(n: int, seed: int) -> Tensor:
     """A random order that leaves no row in its place (with two rows or more): a random cycle."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     out = torch.empty(n, dtype=torch.long)
     out[order] = order.roll(1)
     return out
-
-
-def spread(value: Tensor, mask: Bool[Tensor, "batch pos"]) -> Tensor:
-    """Values of real positions, [layer, row, ...] or [row], back in their places; zeros in padding."""
-    if value.ndim == 1:
-        return spread(value[None], mask)[0]
-    wide = torch.zeros(value.shape[0], *mask.shape, *value.shape[2:], dtype=value.dtype)
-    wide[:, mask] = value
-    return wide

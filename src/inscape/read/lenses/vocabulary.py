@@ -86,7 +86,7 @@ def read_vocabulary(
 
 def _sizes(unembed: Unembedding, n_layers: int, device: torch.device, budget: int | None) -> tuple[int, int]:
     """Rows (with all their layers) and tokens that are in work at once."""
-    if not unembed.has_matrix:  # whole scores; the statistics make two more of them
+    if unembed.matrix is None:  # whole scores; the statistics make two more of them
         return max(1, (budget or BUDGET) // (4 * unembed.n_vocab) // n_layers), unembed.n_vocab
     cache = min(CACHE.get(device.type, WIDE), budget or BUDGET)
     rows = max(1, min(STATES, cache // (4 * 256)) // n_layers)
