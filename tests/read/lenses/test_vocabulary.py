@@ -65,7 +65,9 @@ def test_slabs_say_what_whole_scores_say(seed, budget, whole, bias, scale, rules
 def test_a_state_is_no_distance_from_itself():
     unembed = head(scale=5.0)
     states = torch.randn(1, 40, 6)
-    assert float(read_vocabulary(unembed, states, reference=states[0]).kl.max()) < 1e-6
+    assert (
+        float(read_vocabulary(unembed, states, reference=states[0]).kl.max()) < 1e-5
+    )  # log Z is 44 here, and a float there 4e-6 wide
 
 
 def test_forbidden_tokens_count_nothing():
