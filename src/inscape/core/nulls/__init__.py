@@ -12,6 +12,7 @@
 | a score and a yes or no | how well it ranks, at equal length | `auc` |
 | two scores of the same items | do they agree | `correlation` |
 | a number and right or wrong | does one follow the other | `logistic_slope` |
+| a measure of a sequence | sequences without its order, phases or relations | `surrogate` |
 
 Items are what was drawn independently (prompts, images, subjects), not tokens of one prompt: give `by` where several
 rows belong to one item. Everything is computed in float64 from an explicit seed; the same seed
@@ -28,6 +29,7 @@ from inscape.core.nulls.matched import layer_matched_orders, layer_matched_sets
 from inscape.core.nulls.paired import mcnemar, sign_flip_test, sign_flipped
 from inscape.core.nulls.permutation import Tested, permutation_p, permutation_test, permuted
 from inscape.core.nulls.slope import Slope, logistic_slope
+from inscape.core.nulls.surrogates import surrogate
 
 __all__ = [
     "Auc",
@@ -54,4 +56,5 @@ __all__ = [
     "share",
     "sign_flip_test",
     "sign_flipped",
+    "surrogate",
 ]

@@ -1,0 +1,1 @@
+"""Papers that read something off activations."""
