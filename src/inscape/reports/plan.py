@@ -90,7 +90,7 @@ def plan_report(model: Model, material: Material) -> Plan:
         "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * read),
         "outliers": 2 * len(material.runs) * per_run,
         "heads": 4 * _probe_runs(model, material) * per_run + _atlas_tokens(model) * per_run / _length(material),
-        "neurons": 1.5 * len(material.runs) * per_run,
+        "neurons": (1.5 * len(material.runs) + 2 * min(4, len(material.runs)) + 5) * per_run,  # and what cutting costs
         "page": PAGE_SECONDS,
     }
     if lens_rows == 0 or rows == 0.0:

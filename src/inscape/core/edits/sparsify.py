@@ -76,7 +76,7 @@ def random_k(site: str, k: int | float, *, seed: int | None = 0, **places: Any) 
     return make_edit(site, fn, f"{site} random {said}", contextual=True, spec=spec, **places)
 
 
-def threshold_activation(site: str, below: float | Float[Tensor, " units"], **places: Any) -> Edit:
+def threshold_activation(site: str, below: int | float | Float[Tensor, " units"], **places: Any) -> Edit:
     """Set every unit with |a| < below to 0. below: a number, or one a unit (see `read.sparsity.cett`).
 
     Raises: EditError for a negative threshold; ShapeError for as many thresholds as the site has not.
