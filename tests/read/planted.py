@@ -60,3 +60,22 @@ def even_gpt2() -> "ins.Model":
             block.attn.c_attn.weight[:, :32] = 0
             block.attn.c_attn.bias[:32] = 0
     return ins.open(module)
+
+
+def sink_gpt2(token: int = 7) -> "ins.Model":
+    """Every head of two layers looks at one token, wherever it stands: the queries are its key, whatever asks."""
+    model = even_gpt2()
+    with torch.no_grad():
+        embedding = model.module.transformer.wte.weight
+        model.module.transformer.wpe.weight.zero_()
+        embedding[token] = 0
+        embedding[token, :8] = 6 * torch.tensor([1.0, -1.0] * 4)
+        for block in model.module.transformer.h:
+            for projection in (block.attn.c_proj, block.mlp.c_proj):
+                projection.weight.zero_()
+                projection.bias.zero_()
+            asked = block.ln_1(embedding[token])
+            block.attn.c_attn.weight[:, 32:64] = torch.eye(32)[:, torch.arange(8).repeat(4)]  # each head sees units 0-7
+            block.attn.c_attn.bias[:64] = 0
+            block.attn.c_attn.bias[:32] = 3 * asked[:8].repeat(4)
+    return model

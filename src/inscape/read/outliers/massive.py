@@ -67,7 +67,9 @@ def massive(
     """The activations with |h| > above and |h| >= ratio * median |h| of the same site and input.
 
     inputs: one entry a run; memory stays that of the largest. sites: a pattern; all resid_post of the main stack
-    without it. The bar is not lowered for models that do not reach it: `top` and `median` are there for these.
+    without it. The bar is not lowered for models that do not reach it: `top` and `median` are there for these, and
+    above=0 leaves the relative rule alone, which says so itself (small nets have ratios of tens, not thousands).
+    What a find does is measured with `ins.replace(m.site, 0.0, at=m.pos, units=m.dim)`, or `ins.ablate(..., "mean")`.
     control: "random" gives every find two partners in its own layer: the same dimension at a random other token, and
     the same token at a random other dimension. An outlier that is one of token and dimension together has small ones.
     Cost: one forward an input, without the head. Padding is left out; the first token is not.
