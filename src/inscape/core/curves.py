@@ -26,7 +26,7 @@ from inscape.core.interval import Interval
 from inscape.core.least_squares import least_squares
 
 Function = Callable[..., Tensor]
-Bounds = Mapping[str, tuple[float, float]]
+Bounds = Mapping[str, tuple[int | float, int | float]]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Non-linear least squares for many problems at once: Levenberg and Marquardt's method with bounds, in float64.
 
 Each problem of the batch (a start, a resample) has its own damping:
-1. residuals r and Jacobian J at p, exact, by forward differentiation, one pass a parameter;
+1. residuals r and Jacobian J at p, exact, by one backward pass (the law acts on every point by itself);
 2. solve (J'J + damping diag(J'J)) step = -J'r over the parameters that are not held at a bound;
 3. p + step, brought inside the bounds, is taken where the squares fall (damping / 3), else damping * 4;
 4. a problem ends when its steps or its gain are below rounding.
@@ -36,7 +36,7 @@ def least_squares(
 ) -> Solved:
     """Minimise sum (fn(t, *params) - y)^2 for every row of y, from that row of `start`, inside [low, high].
 
-    fn: of t [n] and parameters [b, 1] that broadcast. Cost: k + 1 evaluations of the batch, a small solve a step.
+    fn: of t [n] and parameters that broadcast to [b, n]. Cost: two evaluations, a backward and a small solve a step.
     """
     p = start.clone().clamp(low, high)
     damping = torch.full((len(p),), 1e-2, dtype=p.dtype)
@@ -72,14 +72,14 @@ def least_squares(
 
 
 def _linear(fn: Callable[..., Tensor], t: Tensor, p: Tensor, *, jacobian: bool = True) -> tuple[Tensor, Tensor]:
-    columns = tuple(p[:, i : i + 1].contiguous() for i in range(p.shape[1]))
+    """The law and its Jacobian: every point has its own copy of the parameters, so one backward has all slopes."""
     shape = (len(p), len(t))
     if not jacobian:
-        return fn(t, *columns).expand(shape), p
-    parts = []
-    value = torch.zeros(shape, dtype=p.dtype)
-    for i in range(p.shape[1]):
-        tangents = tuple(torch.ones_like(c) if k == i else torch.zeros_like(c) for k, c in enumerate(columns))
-        value, slope = torch.func.jvp(lambda *c: fn(t, *c).expand(shape), columns, tangents)
-        parts.append(slope.expand(shape))
-    return value, torch.stack(parts, -1)
+        with torch.no_grad():
+            return fn(t, *(p[:, i : i + 1] for i in range(p.shape[1]))).expand(shape), p
+    with torch.enable_grad():
+        copies = tuple(c[:, None].expand(shape).clone().requires_grad_() for c in p.unbind(1))
+        value = fn(t, *copies).expand(shape)
+        slopes = torch.autograd.grad(value.sum(), copies, allow_unused=True)
+    parts = [torch.zeros(shape, dtype=p.dtype) if s is None else s for s in slopes]
+    return value.detach(), torch.stack(parts, -1)
