@@ -154,9 +154,9 @@ def store_profile(
     if not names:
         there = ", ".join(c.name for c in store.about.columns if c.site)
         raise InputError(f"{store.path} has no column of neurons (mlp.act): it has {there}.\n  name columns=.")
-    counted = {name: [Activity(eps, relative)] for name in names}
-    one_pass(store, counted, progress=progress)
-    return _made(names, [counted[n][0] for n in names], control, seed)
+    counted = [Activity(eps, relative) for _ in names]
+    one_pass(store, {name: [c] for name, c in zip(names, counted, strict=True)}, progress=progress)
+    return _made(names, counted, control, seed)
 
 
 def sparsity_meter(
