@@ -11,11 +11,12 @@ from torch import Tensor
 
 from inscape.circuits.bank import ablation_bank
 from inscape.circuits.behaviours import Behaviour, behaviours
-from inscape.circuits.effect import Measure, predicts_next
+from inscape.circuits.effect import Measure
 from inscape.core.errors import InputError, ModelError
 from inscape.core.nulls.permutation import permutation_p
 from inscape.core.progress import Progress, tell
 from inscape.engine.inputs import prepare
+from inscape.engine.unembed import predicts_next
 from inscape.models.model import Model
 
 BATCH = 8  # texts at once

@@ -12,13 +12,6 @@ from inscape.engine.unembed import Unembedding, in_chunks, reads_as_the_model_do
 from inscape.models.model import Model
 
 
-def predicts_next(model: Model) -> bool:
-    """Does this model score the next token at every position? True for decoders that can generate."""
-    can = getattr(model.module, "can_generate", None)
-    config = model.config
-    return bool(can and can() and "logits" in model.sites and not getattr(config, "is_encoder_decoder", False))
-
-
 class Measure:
     """The clean run's scores at the measured positions, and how far an edited run is from them.
 

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inscape.circuits.effect import Measure, predicts_next
+from inscape.circuits.effect import Measure
 from inscape.core.edit import Edit, make_edit
 from inscape.core.edits.skip import skip
 from inscape.core.errors import EditError, ModelError
 from inscape.core.progress import Progress, tell
 from inscape.core.step import Step
+from inscape.engine.unembed import predicts_next
 from inscape.models.model import Model
 
 CONTROLS = ("replace", "noise", "shuffle")

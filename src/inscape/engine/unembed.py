@@ -112,6 +112,13 @@ class Unembedding:
         return max(1, budget // (4 * self.n_vocab))
 
 
+def predicts_next(model: Model) -> bool:
+    """Does this model score the next token at every position? True for decoders that can generate."""
+    can = getattr(model.module, "can_generate", None)
+    config = model.config
+    return bool(can and can() and "logits" in model.sites and not getattr(config, "is_encoder_decoder", False))
+
+
 def unembedding(model: Model) -> Unembedding:
     """The final norm, head and rules of this model, by its sites.
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.circuits.effect import predicts_next
 from inscape.core.errors import InputError
 from inscape.core.progress import Progress
+from inscape.engine.unembed import predicts_next
 from inscape.models.model import Model
 from inscape.tasks.plain_text import plain_text
 

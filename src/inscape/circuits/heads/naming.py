@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inscape.circuits.direct import direct_logits
-from inscape.circuits.effect import predicts_next
 from inscape.circuits.heads.measured import Measured, all_of, beside
 from inscape.circuits.heads.probes import Probes
 from inscape.circuits.paths import path_patching
@@ -24,6 +23,7 @@ from inscape.core.grid import Grid
 from inscape.core.metrics import logit_diff
 from inscape.core.nulls.paired import sign_flipped
 from inscape.core.progress import tell
+from inscape.engine.unembed import predicts_next
 
 UNIT, OTHERS = "logits", "other tokens"
 

@@ -78,7 +78,7 @@ def updates(model: Model, inputs: Any) -> Updates:
     Raises: ModelError for a model without a residual stream.
     Source: Csordas et al. 2025, arXiv:2505.13898.
     """
-    names = _layer_names(model)
+    names = stream_layers(model)
     wanted = [f"{n}.{s}" for n in names for s in ("resid_pre", *PARTS, "resid_post") if f"{n}.{s}" in model.sites]
     trace = run(model, inputs, read=wanted)
     mask = trace.mask
@@ -144,7 +144,7 @@ def contributions(
             gathered.setdefault((layer.layer, "", "norm"), []).append(size)
     if not n_tokens:
         raise InputError("no token is left to measure: every input has one token, and skip_first leaves it out.")
-    return _summed(_layer_names(model), gathered, worst, n_tokens, width, is_additive(model))
+    return _summed(stream_layers(model), gathered, worst, n_tokens, width, is_additive(model))
 
 
 def is_additive(model: Model) -> bool:
@@ -164,7 +164,7 @@ def _pairs(layer: Update, model: Model) -> list[tuple[str, Tensor, Tensor]]:
     return [*pairs, ("layer", layer.post - layer.pre, layer.pre)]
 
 
-def _layer_names(model: Model) -> list[str]:
+def stream_layers(model: Model) -> list[str]:
     names = [
         b.name for b in model.blocks if f"{b.name}.resid_pre" in model.sites and f"{b.name}.resid_post" in model.sites
     ]
