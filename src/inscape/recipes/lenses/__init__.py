@@ -1,0 +1,1 @@
+"""What lenses read between the layers."""
