@@ -33,9 +33,10 @@ class LatentLanguage:
     accuracy: float
 
     def __str__(self) -> str:
-        if self.language is None:
+        if self.language is None or not self.layers:
             return f"{self.task}: no latent language found"
-        span = f"layers {self.layers[0]} to {self.layers[-1]}" if len(self.layers) > 1 else f"layer {self.layers[0]}"
+        first, last = min(self.layers), max(self.layers)
+        span = f"layers {first} to {last}" if last > first else f"layer {first}"
         also = f", beside {', '.join(self.also)}" if self.also else ""
         return f"{self.task}: {self.language} in {span}{also}"
 

@@ -80,8 +80,8 @@ def language_directions(
                 (cosine.argmax(1) == torch.arange(n)).double().mean(),
             )
         )  # fmt: skip
-    columns = [torch.tensor([float(row[i]) for row in found]) for i in range(5)]
-    return LanguageDirections(sites, tuple(directions), *columns, len(one))
+    units, dealt_units, same, other, first_of = (torch.tensor([float(row[i]) for row in found]) for i in range(5))
+    return LanguageDirections(sites, tuple(directions), units, dealt_units, same, other, first_of, len(one))
 
 
 def _apart(x: Float[Tensor, "n d"], yes: Tensor) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inscape.core.errors import FileError, InputError, ModelError, NotFittedError, ShapeError
 from inscape.core.progress import Progress
+from inscape.core.readout import Target
 from inscape.core.tensor_file import read_tensors, write_tensors
 from inscape.engine.unembed import BUDGET, unembedding
 from inscape.models.model import Model
@@ -51,6 +52,9 @@ class TunedLens:
     Raises: NotFittedError before fit; InputError for states without the last layer; ModelError for another model.
     Source: Belrose et al. 2023, arXiv:2303.08112. Adam in place of SGD; whitened coordinates; the closed form.
     """
+
+    target: ClassVar[Target] = "own"
+    precision: ClassVar[str] = "float32"
 
     steps: int = 250
     rows: int = 64
