@@ -6,7 +6,7 @@ the layers? Then Gemma 3 270M, asked in prompts that hold no English, and the ri
 The design of the small nets was settled on two nets of another seed, which were read with the lens before the bounds
 were written (a had 0.16 and 0.20 between the layers of the nets that read mostly a and as much of both): the bounds are
 what the paper leads one to expect. Nothing of Gemma had been read with a lens.
-Cost: nine nets of half a minute, and some 430 prompts of Gemma. Differs from the source: made-up languages whose shares
+Cost: nine nets of half a minute, and some 260 prompts of Gemma. Differs from the source: made-up languages whose shares
 are known and a model of 270 million in place of Llama 2, Swallow and LLM-jp; the word of another item as a control.
 """
 
@@ -50,10 +50,10 @@ PAPER = Paper(
 )  # fmt: skip
 QUICK = dict(model="small", nets=1, steps=25, things=6, prompts=6)
 SHARES = {"mostly a": (0.9, 0.1, 0.25), "as much of both": (0.5, 0.5, 0.25), "mostly b": (0.1, 0.9, 0.25)}
-PAIRS = (("fr", "de"), ("fr", "zh"), ("de", "fr"), ("zh", "fr"), ("ja", "zh"))
+PAIRS = (("fr", "de"), ("de", "fr"), ("fr", "zh"), ("zh", "fr"))
 
 
-def run(model="gemma-3-270m", *, nets: int = 3, steps: int = 400, things: int = 24, prompts: int = 71,
+def run(model="gemma-3-270m", *, nets: int = 3, steps: int = 400, things: int = 24, prompts: int = 48,
         seed: int = 0, progress=None) -> Result:  # fmt: skip
     made = ParallelLanguages(things=things, doings=max(3, things // 2), seed=seed)
     rows: list[dict[str, Any]] = []
