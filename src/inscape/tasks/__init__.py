@@ -10,6 +10,7 @@ from inscape.tasks.digits import Images, digits
 from inscape.tasks.facts import facts
 from inscape.tasks.frames import framed
 from inscape.tasks.graph_text import GraphTexts, graph_text
+from inscape.tasks.graph_walk import GraphWalks, graph_walk
 from inscape.tasks.greater_than import greater_than
 from inscape.tasks.induction import induction, repeated_probe
 from inscape.tasks.ioi import ioi
@@ -21,6 +22,7 @@ from inscape.tasks.plain_text import plain_text
 
 __all__ = [
     "GraphTexts",
+    "GraphWalks",
     "Images",
     "OrdinalClass",
     "Pairs",
@@ -35,6 +37,7 @@ __all__ = [
     "facts",
     "framed",
     "graph_text",
+    "graph_walk",
     "greater_than",
     "induction",
     "ioi",

@@ -13,6 +13,7 @@
 | two scores of the same items | do they agree | `correlation` |
 | a number and right or wrong | does one follow the other | `logistic_slope` |
 | a measure of a sequence | sequences without its order, phases or relations | `surrogate` |
+| a curve | where it breaks, if it does | `changepoint` |
 
 Items are what was drawn independently (prompts, images, subjects), not tokens of one prompt: give `by` where several
 rows belong to one item. Everything is computed in float64 from an explicit seed; the same seed
@@ -22,6 +23,7 @@ gives the same numbers.
 from inscape.core.interval import Interval
 from inscape.core.nulls.auc import Auc, auc
 from inscape.core.nulls.bootstrap import Intervals, bootstrap, bootstrap_each, share
+from inscape.core.nulls.changepoint import Changepoint, changepoint
 from inscape.core.nulls.correlation import Correlation, correlation
 from inscape.core.nulls.directions import random_directions
 from inscape.core.nulls.family import Corrected, benjamini_hochberg, max_over_family
@@ -33,6 +35,7 @@ from inscape.core.nulls.surrogates import surrogate
 
 __all__ = [
     "Auc",
+    "Changepoint",
     "Corrected",
     "Correlation",
     "Interval",
@@ -43,6 +46,7 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap",
     "bootstrap_each",
+    "changepoint",
     "correlation",
     "layer_matched_orders",
     "layer_matched_sets",
