@@ -51,13 +51,13 @@ def test_words_that_lie_as_the_graph_have_low_energy_and_its_layout():
 
 def test_words_that_lie_anyhow_are_called_a_graph_as_rarely_as_p_says():
     hits = 0
-    for seed in range(60):
+    for seed in range(40):
         made = walks(1, seed)
         generator = torch.Generator().manual_seed(seed)
         model = words_lie_as(torch.randn(9, 30, generator=generator) * 3, made.tokens)
         found = context_sweep(model, made, "layers.0.resid_post", (58,), shuffled=False, n=99, seed=seed)
         hits += float(found.energy("layers.0.resid_post", n=99, seed=seed).p[0]) <= 0.05
-    assert hits <= 9  # 3 expected
+    assert hits <= 7  # 2 expected
 
 
 def test_the_mass_is_that_of_the_models_own_logits():
