@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-NAMES = ("engine_tiny", "engine_gemma", "sweep", "startup", "memory", "store")
+NAMES = ("engine_tiny", "engine_gemma", "sweep", "startup", "memory", "store", "similarity")
 
 
 def main(names: list[str]) -> None:
