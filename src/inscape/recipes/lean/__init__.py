@@ -1,0 +1,1 @@
+"""Papers about doing the same with less."""
