@@ -215,7 +215,9 @@ def classes_of(y: Labels | Rows, n: int) -> tuple[np.ndarray, Int[Tensor, " n"]]
     """
     classes, code = np.unique(labels_of(y, n), return_inverse=True)
     if len(classes) < 2:
-        raise InputError(f"all labels are alike ({classes[0]!r}): a probe of classes needs rows of both classes.")
+        raise InputError(
+            f"all labels are alike ({classes.tolist()[0]!r}): a probe of classes needs rows of both classes."
+        )
     return classes, torch.from_numpy(code.reshape(-1))
 
 

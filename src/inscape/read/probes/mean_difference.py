@@ -8,20 +8,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from inscape.core.direction import Direction
-from inscape.core.errors import InputError
 from inscape.core.interval import Interval
 from inscape.core.readout import (
     Labels,
     Rows,
     Target,
     check_control,
-    labels_of,
     need_fitted,
     origin,
     row_batches,
     shuffled,
     units_of,
-)  # fmt: skip
+)
+from inscape.read.probes.linear import as_direction, flags_of
 from inscape.read.probes.scoring import share_right
 
 
@@ -84,26 +83,3 @@ class MeanDifference:
         """
         need_fitted(self, "weight_")
         return as_direction(self, self.weight_, site, source, model)
-
-
-def as_direction(probe: Any, vector: Tensor, site: str, source: str, model: Any) -> Direction:
-    """What a probe found as a direction, for the site and model it was fitted on unless others are named."""
-    where = site or getattr(probe, "site_", "")
-    if not where:
-        raise InputError(
-            f"this {type(probe).__name__} was fitted on a tensor, which does not know its site.\n"
-            "  write probe.direction('layers.5.resid_post'), or fit it on a column of a store."
-        )
-    whose = getattr(probe, "model_", "") if model is None else getattr(model, "fingerprint", model)
-    return Direction(where, vector.clone(), source, str(whose))
-
-
-def flags_of(y: Labels, n: int, *, both: bool = False) -> Bool[Tensor, " n"]:
-    """Labels as yes and no: True, 1 and other numbers above 0 are yes. both: refuse labels that are all alike."""
-    held = labels_of(y, n)
-    if held.dtype.kind not in "bifu":
-        raise InputError(f"labels of a yes or no are True and False or 1 and 0; got {held[0]!r}.")
-    yes = torch.from_numpy(held > 0)
-    if both and (bool(yes.all()) or not bool(yes.any())):
-        raise InputError("all labels are alike: a probe of a yes or no needs rows of both classes.")
-    return yes
