@@ -29,6 +29,8 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "patch": "core.edits.sources",
     "ablate": "core.edits.sources",
     "skip": "core.edits.skip",
+    "skip_layers": "core.edits.skip",
+    "skip_voids": "core.edits.voids",
     "attend": "core.edits.attend",
     "save_edits": "core.edit_file",
     "load_edits": "core.edit_file",
@@ -66,9 +68,10 @@ if TYPE_CHECKING:
     from inscape.core.edit_file import load_edits, save_edits
     from inscape.core.edits.attend import attend
     from inscape.core.edits.directions import add, clamp, project_out
-    from inscape.core.edits.skip import skip
+    from inscape.core.edits.skip import skip, skip_layers
     from inscape.core.edits.sources import ablate, patch
     from inscape.core.edits.values import edit, replace, scale
+    from inscape.core.edits.voids import skip_voids
     from inscape.core.errors import (
         EditError,
         FileError,

@@ -20,6 +20,7 @@ class Edit:
     everything else passes unchanged. heads and units are one set for all rows, or one a row: a table of indices
     [batch, k] or a bool mask [batch, n]. contextual: `fn(x, step)` instead of `fn(x)`, see `core.step.Step`.
     needs: other sites, relative to the same layer, whose values the function reads from `step.held`.
+    among: all sites of the pattern that this edit was written with, once it stands at one of them; see `Step.among`.
     spec, tensors: how to write it to a file; an edit without `spec` is a bare function and cannot be saved.
     """
 
@@ -32,6 +33,7 @@ class Edit:
     rows: tuple[int, ...] | None = None
     contextual: bool = False
     needs: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
     spec: Mapping[str, Any] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -87,9 +89,9 @@ def make_edit(
     )  # fmt: skip
 
 
-def at_site(edit: Edit, site: str) -> Edit:
-    """The same edit at one concrete site."""
-    return edit if edit.site == site else replace(edit, site=site)
+def at_site(edit: Edit, site: str, among: tuple[str, ...] = ()) -> Edit:
+    """The same edit at one concrete site, of those that it acts at."""
+    return edit if edit.site == site else replace(edit, site=site, among=among)
 
 
 def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | None:
@@ -100,7 +102,7 @@ def apply(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor | 
     place = place_of(edit, x, step, axes)
     if place is False:
         return None
-    step.site, step.place = edit.site, place
+    step.site, step.place, step.among = edit.site, place, edit.among or (edit.site,)
     y = edit.fn(x, step) if edit.contextual else edit.fn(x)
     if not isinstance(y, Tensor):
         raise EditError(f"the edit {edit!r} returned {type(y).__name__}, not a tensor.")

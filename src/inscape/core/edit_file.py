@@ -21,6 +21,7 @@ from inscape.core.edits.skip import skip
 from inscape.core.edits.sources import ablate, patch
 from inscape.core.edits.sparsify import random_k, threshold_activation, topk_activation
 from inscape.core.edits.values import replace, scale
+from inscape.core.edits.voids import skip_voids
 from inscape.core.errors import EditError, FileError
 from inscape.core.positions import At, Span, Tokens
 from inscape.core.tensor_file import read_tensors, write_tensors
@@ -125,6 +126,8 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         return {"topk_activation": topk_activation, "random_k": random_k}[kind](site, **spec, **places)
     if kind == "threshold_activation":
         return threshold_activation(site, mine["below"] if mine["below"].ndim else float(mine["below"]), **places)
+    if kind == "skip_voids":  # where it acts follows from its phases
+        return skip_voids(**spec, rows=places.get("rows"))
     if kind == "relate":
         return relate(spec["layer"], mine["groups"], mine["allowed"], **places)
     if kind == "attend":

@@ -5,6 +5,7 @@ In a cached decoding step a call covers one new column of a sequence that began 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ class Step:
     past: ids of the calls before, [batch, start], where the engine remembers them; None where rows may change places.
     held: values of other sites that an edit asked for (`Edit.needs`), by site name.
     place: where the edit under way acts, bool that broadcasts to its value; None everywhere.
+    among: every site that the edit under way acts at, in forward order: where it stands among the layers.
+    memo: what edits remember from site to site of this one forward, each under a key of its own. It is as wide as the
+    call (rows and columns fit) and gone with it, so that nothing of one call can reach the next.
     """
 
     start: int
@@ -33,6 +37,8 @@ class Step:
     selections: dict[object, Tensor | None] = field(default_factory=dict)
     past: Tensor | None = None
     place: Tensor | None = None
+    among: tuple[str, ...] = ()
+    memo: dict[object, Any] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:

@@ -11,11 +11,13 @@ from torch import Tensor
 from inscape.core.edit import Edit
 from inscape.core.errors import InputError
 from inscape.core.trace import Trace
+from inscape.core.watch import Watch
 from inscape.engine.columns import CACHES, Columns
 from inscape.engine.forward import eager
 from inscape.engine.inputs import Inputs, prepare
 from inscape.engine.planning import Read, no_generate, reads_of, tasks_of
 from inscape.engine.session import Session, Task
+from inscape.engine.watching import Watching, watches_of
 from inscape.models.model import Model
 
 
@@ -38,6 +40,7 @@ def generate(
     edits: Sequence[Edit] | Edit = (),
     read: Read = None,
     *,
+    watch: Watch | Sequence[Watch] = (),
     max_new_tokens: int = 40,
     reduce: Any = None,
     device: str | torch.device | None = None,
@@ -51,6 +54,8 @@ def generate(
     not fed by `generate`; when sites are read it is fed once, so that the trace covers every token.
     Under beams rows change places between steps, so the sites are read while the chosen sequences are fed once more,
     token by token, with the same edits.
+    watch: those who look on (`core.watch.Watch`): they see every forward of the generation, new columns only, keep what
+    they choose, and cost no step more; the last new token is chosen and not fed, so they do not see it.
     Cost: the generation, about 0.05 ms a step, plus one step when sites are read; beams with reads: plus one plain
     generation of the chosen rows.
     Raises: ModelError for a model that cannot generate; else as `run`.
@@ -66,17 +71,27 @@ def generate(
     prepared = prepare(model, prompts, side="left")
     _check_left(prepared)
     reads = reads_of(model, read, reduce)
-    tasks = tasks_of(model, reads, edits, prepared)
+    watching = Watching(model, watches_of(watch))
+    tasks = tasks_of(model, reads, edits, prepared, watching.callbacks)
     arguments = _arguments(model, prepared, generate_kwargs, max_new_tokens)
     beams = arguments.get("num_beams") or getattr(module.generation_config, "num_beams", 1) or 1
     to = torch.device(device) if device is not None else None
-    searching = beams > 1 and bool(reads)
+    searching = beams > 1 and bool(reads or watching.sites)
     during = tasks_of(model, {}, edits, prepared) if searching else tasks
-    result, new, session = _generated(model, prepared, during, arguments, to, allow_nan, bool(reads) and not searching)
+    result, new, session = _generated(
+        model,
+        prepared,
+        during,
+        arguments,
+        to,
+        allow_nan,
+        bool(reads) and not searching,
+        None if searching else watching,
+    )
     sequences = result if isinstance(result, Tensor) else result.sequences
     if searching and new.shape[1]:
         again = _forced(prepared, arguments, new)
-        _, _, session = _generated(model, prepared, tasks, again, to, allow_nan, True)
+        _, _, session = _generated(model, prepared, tasks, again, to, allow_nan, bool(reads), watching)
     text = [model.tokenizer.decode(row, skip_special_tokens=True) for row in new] if model.tokenizer is not None else []
     return Generation(
         text,
@@ -88,7 +103,7 @@ def generate(
 
 def _generated(
     model: Model, prepared: Inputs, tasks: list[Task], arguments: dict[str, Any], device: torch.device | None,
-    allow_nan: bool, feed_last: bool,
+    allow_nan: bool, feed_last: bool, watching: Watching | None,
 ) -> tuple[Any, Tensor, Session]:  # fmt: skip
     """The module's own generation with a session in force: its result, the new tokens, the session."""
     module: Any = model.module
@@ -98,6 +113,8 @@ def _generated(
     if is_seq2seq:
         columns.step = None
     last: dict[str, Any] = {}
+    if watching is not None:
+        watching.begin(columns)
 
     def before(session: Session, args: tuple, kwargs: dict) -> None:
         columns.follow(session, args, kwargs)
@@ -110,6 +127,8 @@ def _generated(
         is_embedded = "inputs_embeds" in prepared.kwargs and prepared.tokens is None
         start = 1 if is_seq2seq else 0 if is_embedded or prepared.tokens is None else prepared.tokens.shape[1]
         new = sequences[:, start:]
+        if watching is not None:
+            watching.end()
         if feed_last and new.shape[1]:
             _feed_last(module, last, new[:, -1:])
     if new.shape[1]:

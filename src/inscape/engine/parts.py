@@ -7,6 +7,7 @@ of their own.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Part:
     """One run among many; `cell` is its number, None for the unedited row.
 
     start: its first column, those before it being the row's. layer: the first layer whose block it goes through.
-    edits: site -> edits. at, stop: where it lies in the tensor that holds many.
+    edits: site -> edits. at, stop: where it lies in the tensor that holds many. memo: of its edits, see `Step.memo`.
     """
 
     cell: int | None
@@ -58,6 +59,7 @@ class Part:
     at: int = 0
     stop: int = 0
     fired: set[int] = field(default_factory=set)
+    memo: dict[object, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -183,6 +185,7 @@ class Dispatch:
                 continue
             piece = new = self.layout.take(y, part, axes)
             mine = self.layout.step(part, step)
+            mine.memo = part.memo
             for edit in part.edits[site]:
                 mine.held = {n: self.layout.take(held[n], part, axes) for n in edit.needs}
                 made = apply(edit, new, mine, tuple(axes))

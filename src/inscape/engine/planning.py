@@ -100,9 +100,13 @@ def reads_of(model: Model, read: Read, reduce: Any) -> dict[str, tuple[str, Call
 
 
 def tasks_of(
-    model: Model, reads: Mapping[str, tuple[str, Callable | None]], edits: Sequence[Edit], inputs: Inputs | None
+    model: Model,
+    reads: Mapping[str, tuple[str, Callable | None]],
+    edits: Sequence[Edit],
+    inputs: Inputs | None,
+    watched: Mapping[str, Callable] | None = None,
 ) -> list[Task]:
-    """One task a site, in forward order; edits in the order given."""
+    """One task a site, in forward order; edits in the order given. watched: site -> who is shown its value."""
     tasks: dict[str, Task] = {}
 
     def task(name: str) -> Task:
@@ -117,13 +121,16 @@ def tasks_of(
     for edit in edits:
         if not isinstance(edit, Edit):
             raise EditError(f"edits= takes edits such as ins.add(direction); got {type(edit).__name__}.")
-        for name in names_of(model, edit.site):
-            concrete = _with_span(at_site(edit, name), model, inputs)
+        names = names_of(model, edit.site)
+        for name in names:
+            concrete = _with_span(at_site(edit, name, tuple(names)), model, inputs)
             _check_axes(concrete, point_of(model, name))
             _check_place(point_of(model, name), model)
             task(name).edits.append(concrete)
             for needed in edit.needs:
                 task(f"{name.rsplit('.', 1)[0]}.{needed}").hold = True
+    for name, look in (watched or {}).items():
+        task(name).watch = look
     order = {name: i for i, name in enumerate(model.points)}
     return sorted(tasks.values(), key=lambda t: order.get(t.point.name, len(order)))
 

@@ -49,15 +49,24 @@ class Task:
     read: bool = False
     hold: bool = False  # keep the value for an edit at a later point of the same layer
     keeps: dict[str, Callable[[Tensor, Step], Tensor] | None] = field(default_factory=dict)  # by the name of the result
+    watch: Callable[[Tensor, Step], None] | None = None  # shown the value, after the edits
 
     @cached_property
     def is_plain_read(self) -> bool:
         """Nothing but a copy of what a module returns, in the axes it has."""
+        only_read = self.read and not (self.edits or self.hold) and list(self.keeps.values()) in ([], [None])
+        return self._is_plain and only_read and self.watch is None
+
+    @cached_property
+    def is_plain_watch(self) -> bool:
+        """Nothing but a look at what a module returns, in the axes it has."""
+        return self._is_plain and self.watch is not None and not (self.edits or self.hold or self.read)
+
+    @property
+    def _is_plain(self) -> bool:
         p = self.point
         plain = p.kind == "module" and not (p.index or p.part or p.span or p.scale or p.heads or p.rules)
-        fixed = len(p.axes) == 3 and "expert" not in p.axes and "choice" not in p.axes
-        only_read = self.read and not (self.edits or self.hold) and list(self.keeps.values()) in ([], [None])
-        return plain and fixed and only_read
+        return plain and len(p.axes) == 3 and "expert" not in p.axes and "choice" not in p.axes
 
 
 @dataclass(eq=False)
@@ -208,6 +217,9 @@ class Session:
             self.held[point.name] = x
         if task.read:
             x = self.record(task, x, step)
+        if task.watch is not None:
+            self.fired[point.name] = self.fired.get(point.name, 0) + (not task.read)
+            task.watch(x, step)
         return x
 
     def record(self, task: Task, x: Tensor, step: Step) -> Tensor:
@@ -244,7 +256,7 @@ class Session:
                 )
         for task in self.tasks:
             point = task.point
-            if task.read and not self.fired.get(point.name):
+            if (task.read or task.watch) and not self.fired.get(point.name):
                 raise NotFiredError(
                     f"{point.name} was asked for and never happened: {point.path} did not run in this forward pass.\n"
                     "  does this input reach that part of the model? model.verify() withdraws sites that never fire."

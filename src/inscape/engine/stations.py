@@ -41,6 +41,22 @@ def out_hook(session: "Session", tasks: "list[Task]") -> Callable:
 
         return read_only
 
+    if len(tasks) == 1 and not session.grad and tasks[0].is_plain_watch:
+        task, name = tasks[0], tasks[0].point.name
+        look, fired = task.watch, session.fired
+        assert look is not None
+
+        def watch_only(module: nn.Module, args: Any, out: Any) -> None:  # as short, for every step of a generation
+            if get_ident() != owner and not session.mine():
+                return
+            x = out if isinstance(out, Tensor) else out[0]
+            step = session.step_of(session, task.point.prefix, x)
+            look(x if x.ndim > 2 else view(task.point, x, step), step)
+            fired[name] = fired.get(name, 0) + 1
+            session.seen(task)
+
+        return watch_only
+
     def hook(module: nn.Module, args: Any, out: Any) -> Any:
         if not session.mine():
             return None
