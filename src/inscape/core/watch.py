@@ -15,12 +15,12 @@ from inscape.core.step import Step
 
 @runtime_checkable
 class Watch(Protocol):
-    """What `generate(watch=)` takes.
+    """What `generate(watch=)` takes."""
 
-    sites: names or patterns of what it looks at.
-    """
-
-    sites: Sequence[str]
+    @property
+    def sites(self) -> Sequence[str]:
+        """Names or patterns of what it looks at."""
+        ...
 
     def begin(self, sites: tuple[str, ...]) -> None:
         """A generation begins: these are the sites, in forward order. What an earlier one left is forgotten."""

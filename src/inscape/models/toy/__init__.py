@@ -19,4 +19,6 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-arithmetic", "six layers add two or three numbers and say the sum as the next token, asked in two forms"),
     Toy("toy-succession", "two layers say what comes next in ordered classes (days, months, letters, numbers "
         "to 99), and the place, tens and last digit of the same items"),
+    Toy("toy-reasoner", "four layers work chains of sums out in writing, wordily or tersely, and are right or wrong "
+        "when sampled"),
 )  # fmt: skip

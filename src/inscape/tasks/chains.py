@@ -1,0 +1,114 @@
+"""Chains of sums modulo 19 with written rationales, wordy or terse, for nets that reason in tokens.
+
+    prompt   start 7 , a + 5 , b * 3 ?
+    wordy    now step a : we have 7 , plus 5 that makes 12 . then comes step b : 12 times 3 gives us 17 . answer 17
+    terse    a + 5 = 12 ; b * 3 = 17 ; answer 17
+
+From left to right, every step modulo 19. The words are few and parted by spaces, for the vocabulary of a toy net; a
+language model reads them too, and is told the modulus by `explained`.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from inscape.core.errors import InputError
+
+MODULUS = 19
+LETTERS = "abcdefghij"
+SIGNS = {"+": "plus", "-": "minus", "*": "times"}
+STYLES = ("wordy", "terse")
+FIRST = "now step {l} : we have {v} , {word} {k} that makes {r} ."
+SECOND = "then comes step {l} : {v} {word} {k} gives us {r} ."
+AGAIN = "so far it is {r} ."
+TERSE = "{l} {sign} {k} = {r} ;"
+_SAID = "start answer now step we have that makes then comes gives us so far it is"
+WORDS = (*map(str, range(MODULUS)), *LETTERS, *SIGNS, *SIGNS.values(), *"?,.:;=", *_SAID.split())
+_WRITTEN = re.compile(r"(?:makes|gives us|=) (\d+)")
+_ANSWER = re.compile(r"\banswer (\d+)")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A start and steps (sign, number), worked out from left to right modulo 19."""
+
+    start: int
+    steps: tuple[tuple[str, int], ...]
+
+    @cached_property
+    def values(self) -> tuple[int, ...]:
+        """The value after every step."""
+        value, found = self.start, []
+        for sign, k in self.steps:
+            value = (value + k if sign == "+" else value - k if sign == "-" else value * k) % MODULUS
+            found.append(value)
+        return tuple(found)
+
+    @property
+    def answer(self) -> int:
+        """The value after the last step."""
+        return self.values[-1]
+
+    @property
+    def prompt(self) -> str:
+        """The question, up to where a rationale begins."""
+        asked = " , ".join(f"{letter} {sign} {k}" for letter, (sign, k) in zip(LETTERS, self.steps, strict=False))
+        return f"start {self.start} , {asked} ?"
+
+    def rationale(self, style: str = "wordy", *, seed: int | None = None) -> str:
+        """A right rationale with its answer. Wordy ones choose their sentences by `seed`; None: the first wording.
+
+        Raises: InputError for another style than "wordy" and "terse".
+        """
+        if style not in STYLES:
+            raise InputError(f"style={style!r}: a rationale is {' or '.join(map(repr, STYLES))}.")
+        rng, value, said = random.Random(seed), self.start, []
+        for letter, (sign, k), r in zip(LETTERS, self.steps, self.values, strict=False):
+            form = TERSE if style == "terse" else FIRST if seed is None else rng.choice((FIRST, SECOND))
+            said.append(form.format(l=letter, v=value, word=SIGNS[sign], sign=sign, k=k, r=r))
+            if style == "wordy" and seed is not None and rng.random() < 0.25:
+                said.append(AGAIN.format(r=r))
+            value = r
+        return " ".join([*said, f"answer {self.answer}"])
+
+
+def chains(n: int, steps: int | tuple[int, int] = (2, 10), *, seed: int = 0) -> list[Chain]:
+    """`n` chains of so many steps (or of a number between two). Small numbers are common: k comes as often as 1 / k.
+
+    Raises: InputError for no chains or a number of steps that letters do not reach.
+    """
+    low, high = (steps, steps) if isinstance(steps, int) else steps
+    if n < 1 or not 1 <= low <= high <= len(LETTERS):
+        raise InputError(f"chains({n}, steps={steps}): at least one, of 1 to {len(LETTERS)} steps.")
+    rng = random.Random(seed)
+    numbers = range(1, MODULUS)
+    common = [1 / k for k in numbers]
+
+    def drawn() -> Chain:
+        length = rng.randint(low, high)
+        ks = rng.choices(numbers, common, k=length)
+        return Chain(rng.randrange(MODULUS), tuple((rng.choice("+-*"), k) for k in ks))
+
+    return [drawn() for _ in range(n)]
+
+
+def answer_of(text: str) -> int | None:
+    """The number after "answer", or None where the rationale never came to one."""
+    found = _ANSWER.search(text)
+    return int(found[1]) if found else None
+
+
+def steps_of(text: str) -> list[int]:
+    """The values that a rationale writes, step by step, right or wrong."""
+    return [int(x) for x in _WRITTEN.findall(text.partition("answer")[0])]
+
+
+def first_slip(chain: Chain, text: str) -> int | None:
+    """The first step whose value is wrong, counted from 0, or None. A missing step counts as wrong."""
+    said: Sequence[int] = steps_of(text)
+    for i, value in enumerate(chain.values):
+        if i >= len(said) or said[i] != value:
+            return i
+    return None
