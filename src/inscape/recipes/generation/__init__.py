@@ -1,0 +1,1 @@
+"""Papers about what happens while a model generates."""
