@@ -14,6 +14,7 @@ from inscape.engine.forward import run
 from inscape.engine.unembed import BUDGET, unembedding
 from inscape.models.model import Model
 from inscape.reports.material import Material, gather
+from inscape.reports.sections import trajectories, voids
 from inscape.store.forecast import RecordPlan, forecast
 from inscape.store.record import prepare
 from inscape.tasks.induction import repeated_probe
@@ -91,6 +92,8 @@ def plan_report(model: Model, material: Material) -> Plan:
         "outliers": 2 * len(material.runs) * per_run,
         "heads": 4 * _probe_runs(model, material) * per_run + _atlas_tokens(model) * per_run / _length(material),
         "neurons": (1.5 * len(material.runs) + 2 * min(4, len(material.runs)) + 5) * per_run,  # and what cutting costs
+        "voids": voids.SAID * _step_seconds(model, forward, rows) if material.kind == "causal" else 0.0,
+        "trajectories": trajectories.SAID * _step_seconds(model, forward, rows) if material.kind == "causal" else 0.0,
         "page": PAGE_SECONDS,
     }
     if lens_rows == 0 or rows == 0.0:
@@ -113,6 +116,11 @@ def _forward_seconds(model: Model, material: Material) -> float:
         run(model, material.runs[0], read=site)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def _step_seconds(model: Model, forward: float, rows: float) -> float:
+    """A cached step of a few rows: the weights are read once, which is most of a short forward; and the head."""
+    return 0.6 * forward + 4 * rows
 
 
 def _relative_size(material: Material) -> float:

@@ -14,7 +14,7 @@ from inscape.models.model import Model
 from inscape.models.open import open as open_model
 from inscape.reports.material import Material, gather
 from inscape.reports.plan import Plan, plan_report
-from inscape.reports.sections import heads, lens, neurons, outliers, skipping, stream
+from inscape.reports.sections import heads, lens, neurons, outliers, skipping, stream, trajectories, voids
 from inscape.reports.sections import model as about
 from inscape.view.figure import Section
 from inscape.view.page import page
@@ -27,6 +27,8 @@ SECTIONS: dict[str, Callable[[Model, Material], Section]] = {
     "outliers": outliers.section,
     "heads": heads.section,
     "neurons": neurons.section,
+    "voids": voids.section,
+    "trajectories": trajectories.section,
 }
 
 
@@ -148,6 +150,8 @@ def _doing(name: str) -> str:
         "outliers": "massive activations and sinks",
         "heads": "what the heads do",
         "neurons": "how many neurons work",
+        "voids": "watching for voids",
+        "trajectories": "watching how the stream drifts",
     }[name]
 
 
