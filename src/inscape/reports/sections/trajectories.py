@@ -39,8 +39,8 @@ def section(model: Model, material: Material) -> Section:
     own = _by_step(means, steps)
     shuffled = torch.stack(
         [
-            _by_step([null_path(m, "shuffle", seed=material.seed + 100 * s + i) for i, m in enumerate(means)], steps)
-            for s in range(SHUFFLES)
+            _by_step([null_path(m, "shuffle", seed=100 * s + i) for i, m in enumerate(means)], steps)
+            for s in range(material.seed, material.seed + SHUFFLES)
         ]
     ).nanmean(0)
     names = ("aligned change", "net over cumulative change")
@@ -56,7 +56,7 @@ def section(model: Model, material: Material) -> Section:
         "vega",
         spec,
         f"Over {longest * BLOCK} tokens the aligned change is {float(own[0, -1]):.2f}: a step of {BLOCK} tokens heads "
-        f"{'for' if own[0, -1] > 0 else 'away from'} where the text ends by that cosine, mean over the layers; the way "
+        f"{'for' if own[0, -1] > 0 else 'away from'} where the text ends by that cosine, mean over layers; the way "
         f"is {1 / max(float(own[1, -1]), 1e-6):.1f} times as long as its ends are apart.",
         control=f"the same segments in another order: {float(shuffled[0, -1]):.2f} and "
         f"{1 / max(float(shuffled[1, -1]), 1e-6):.1f} times.",
