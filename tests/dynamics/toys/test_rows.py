@@ -2,8 +2,9 @@
 
 import torch
 
-from inscape.dynamics.toys import induction_positions, list_recall
+from inscape.dynamics.toys import induction_positions, list_recall, reasoner
 from inscape.dynamics.toys.list_recall import ID, PLACES, SIZES, WIDTH, WINDOW
+from inscape.tasks.chains import answer_of, steps_of
 from inscape.train.losses import IGNORED
 
 
@@ -43,3 +44,21 @@ def test_labels_of_repeated_words_stood_there_one_period_before() -> None:
             for at in known:
                 before = (ids[: at - 1] == ids[at - 1]).nonzero().flatten()
                 assert int(labels[at]) == int(ids[int(before[-1]) + 1])
+
+
+def test_rationales_are_labelled_from_where_they_begin_and_end_with_the_answer() -> None:
+    words = {i: word for word, i in reasoner.ID.items()}
+    styles = set()
+    for step in range(6):
+        batch = reasoner.rows(step, n=8, seed=0)
+        for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+            text = [words[i] for i in ids if i != 0]
+            asked = text.index("?")
+            assert labels[: asked + 1] == [IGNORED] * (asked + 1)
+            assert labels[asked + 1 : len(text)] == ids[asked + 1 : len(text)]
+            assert set(labels[len(text) :]) <= {IGNORED}
+            said = " ".join(text[asked + 1 :])
+            assert text[-1] == "<eos>"
+            assert steps_of(said)[-1] == answer_of(said)
+            styles.add("=" in text)
+    assert styles == {True, False}

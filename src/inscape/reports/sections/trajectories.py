@@ -63,8 +63,8 @@ def section(model: Model, material: Material) -> Section:
         call=call,
     )
     says = (
-        f"Mean states of {BLOCK} tokens each make a path at every layer, here of {len(means)} responses; whether it says"
-        " that an answer is right has to be calibrated on answers: see the paper latent-trajectory."
+        f"Mean states of {BLOCK} tokens each make a path at every layer, here of {len(means)} responses; whether it "
+        "says that an answer is right has to be calibrated on answers: see the paper latent-trajectory."
     )
     return Section(TITLE, (figure,), says=says)
 
