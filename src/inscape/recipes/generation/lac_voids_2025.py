@@ -50,7 +50,7 @@ ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5)
 
 
 def run(model="gemma-3-270m", *, texts: int = 12, prompts: int = 60, new: int = 20, draws: int = 5, flips: int = 2000,
-        pairs: int = 64, seed: int = 0, progress=None) -> Result:  # fmt: skip
+        pairs: int = 64, seed: int = 7, progress=None) -> Result:  # fmt: skip
     opened = ins.open(model) if isinstance(model, str) else model
     rows = [_ids(opened, text) for text in tasks.plain_text(texts)]
     pieces = [row[i : i + 12] for row in rows for i in range(0, len(row) - 12, max(1, 12 * texts * len(row) // 800))]

@@ -49,7 +49,7 @@ BLOCK = 12
 
 
 def run(model="gemma-3-270m", *, toy: str = "toy-reasoner", questions: int = 150, calibration: int = 75, k: int = 8,
-        prompts: int = 30, resamples: int = 1000, seed: int = 0, progress=None) -> Result:  # fmt: skip
+        prompts: int = 30, resamples: int = 1000, seed: int = 7, progress=None) -> Result:  # fmt: skip
     net = ins.open(toy)
     stop = (net.tokenizer.convert_tokens_to_ids("answer"),)
     pools, rights, truths = [], [], []
