@@ -15,7 +15,7 @@ def test_a_model_that_generates_has_both_sections_with_their_controls() -> None:
     model = ins.open("toy-reasoner")
     material = gather(model, [c.prompt for c in chains(3, 6, seed=1)])
     usage, text = voids.section(model, material).figures
-    assert "Tokens use" in usage.caption
+    assert "tokens use" in usage.caption
     assert "random layers" in usage.control
     assert "cells are void" in text.control
     (drift,) = trajectories.section(model, material).figures

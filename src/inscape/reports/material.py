@@ -45,6 +45,11 @@ class Material:
         """The inputs as a list with one entry a run."""
         return "[[text] for text in texts]" if self.argument == "texts" else f"[{self.argument}]"
 
+    def beginnings(self, rows: int, tokens: int) -> str:
+        """The first tokens of the first inputs, as they are written in a call that goes on from them."""
+        ids = "model.tokenizer(list(texts))['input_ids']" if self.argument == "texts" else self.argument
+        return f"[row[:{tokens}] for row in {ids}[:{rows}]]"
+
 
 def gather(
     model: Model, texts: Any = None, *, max_tokens: int = MAX_TOKENS, seed: int = 0, progress: Progress = None

@@ -31,7 +31,7 @@ def section(model: Model, material: Material) -> Section:
         return Section(TITLE, skipped=f"no response had {4 * BLOCK} tokens: too few segments for a trajectory.")
     call = (
         "from inscape.read.generation.trajectory_stream import TrajectoryStream\n"
-        f"ins.generate(model, [ids[:{READ}] for ids in {material.listed}][:{PROMPTS}], watch=(path := "
+        f"ins.generate(model, {material.beginnings(PROMPTS, READ)}, watch=(path := "
         f"TrajectoryStream({BLOCK}, keep_history=True)), max_new_tokens={SAID})\npath.history"
     )
     longest = max(map(len, means))

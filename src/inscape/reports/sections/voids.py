@@ -28,7 +28,7 @@ def section(model: Model, material: Material) -> Section:
         return Section(TITLE, skipped=str(reason).splitlines()[0])
     call = (
         "from inscape.read.generation.void_stream import VoidStream\n"
-        f"ins.generate(model, [ids[:{READ}] for ids in {material.listed}][:{PROMPTS}], watch=(voids := "
+        f"ins.generate(model, {material.beginnings(PROMPTS, READ)}, watch=(voids := "
         f"VoidStream({ALPHA})), max_new_tokens={SAID})\nvoids.map"
     )
     says = (
@@ -55,7 +55,7 @@ def _usage(found: VoidMap, material: Material, call: str) -> Figure:
     return Figure(
         "vega",
         spec,
-        f"Tokens use {used} of the layers; {number_of(found.layers[int(least)])} is active for fewest.",
+        f"Of the layers, tokens use {used}; {number_of(found.layers[int(least)])} is active for fewest.",
         control=f"as many voids for every token at random layers: between {float(random.min()):.0%} and "
         f"{float(random.max()):.0%} of the tokens use a layer.",
         call=call + ".usage('response')",
