@@ -1,11 +1,14 @@
 """Splits by answer: no answer on both sides, all strata on both."""
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import inscape as ins
 from inscape.core.errors import InputError, ShapeError
-from inscape.tasks.split import split_by_answer
+from inscape.tasks.split import folds, split_by_answer
 
 
 @given(
@@ -43,3 +46,30 @@ def test_what_cannot_be_split_says_so():
         split_by_answer(["a", "b"], test=1.5)
     with pytest.raises(ShapeError, match="2 answers and 1 numbers to stratify by"):
         split_by_answer(["a", "b"], stratify=[1.0])
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(2, 6), size=st.integers(1, 4))
+def test_folds_keep_groups_whole_and_labels_even(seed: int, n: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(60), size)
+    labels = rng.integers(0, 2, 60 * size)
+    fold = folds(labels, groups, n=n, seed=seed)
+    assert sorted(set(fold.tolist())) == list(range(n))
+    assert all(len(set(fold[groups == g].tolist())) == 1 for g in range(60))
+    share = [float(labels[(fold == i).numpy()].mean()) for i in range(n)]
+    assert max(share) - min(share) < 0.35
+    sizes = np.bincount(fold.numpy())
+    assert sizes.max() - sizes.min() <= 4 * size + 4
+    assert torch.equal(fold, folds(labels, groups, n=n, seed=seed))
+
+
+def test_folds_without_groups_are_stratified() -> None:
+    labels = [True] * 20 + [False] * 80
+    fold = folds(labels, n=5)
+    assert [int(sum(labels[i] for i in range(100) if fold[i] == f)) for f in range(5)] == [4] * 5
+    assert np.bincount(fold.numpy()).tolist() == [20] * 5
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    with pytest.raises(ins.InputError, match="2 groups cannot go into 3 folds"):
+        folds([0, 1, 0, 1], [0, 0, 1, 1], n=3)

@@ -47,3 +47,28 @@ def word_tokenizer(words: Iterable[str], *, split: str = "words", bos: bool = Tr
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
+
+
+def piece_tokenizer(texts: Iterable[str], n_vocab: int, *, max_length: int = 1 << 30) -> Any:
+    """A transformers tokenizer of `n_vocab` pieces of words, learned from texts: byte-level pairs, in any order alike.
+
+    For nets that read running text. Every text has an encoding; texts begin with `<bos>`. Cost: seconds a megabyte.
+    Raises: InputError for fewer than 300 pieces (256 are single bytes), MissingExtraError without the extra `hf`.
+    """
+    tokenizers = package("tokenizers", "hf", "the tokenizer of a toy net")
+    transformers = package("transformers", "hf", "the tokenizer of a toy net")
+    if n_vocab < 300:
+        raise InputError(f"n_vocab={n_vocab}: single bytes alone are 256, and {len(SPECIAL)} are special; take 300.")
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=n_vocab, special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    inner.train_from_iterator(texts, trainer)
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
+        model_max_length=max_length, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
