@@ -21,4 +21,6 @@ TOYS: tuple[Toy, ...] = (
         "to 99), and the place, tens and last digit of the same items"),
     Toy("toy-reasoner", "four layers work chains of sums out in writing, wordily or tersely, and are right or wrong "
         "when sampled"),
+    Toy("toy-senses", "four layers say what a word with two senses means, and fall for the commoner one where the "
+        "context is little known"),
 )  # fmt: skip
