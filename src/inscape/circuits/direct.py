@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inscape.circuits.weights.norms import norm_of
+from inscape.engine.norms import norm_of
 from inscape.circuits.weights.origins import linear_map
 from inscape.core.errors import InputError, ModelError
 from inscape.core.metrics import Answer, token_ids

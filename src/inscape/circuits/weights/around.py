@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from inscape.circuits.weights.norms import Norm, norm_of
+from inscape.engine.norms import Norm, norm_of
 from inscape.models.points import Block, Point
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from inscape.circuits.weights.around import bare, between, entering, feeding, scaling
-from inscape.circuits.weights.norms import Norm
 from inscape.circuits.weights.origins import EXACT, Origin, Record, inner_modules
 from inscape.circuits.weights.rotary import are_turned, queries
 from inscape.core.errors import ModelError, SiteError
+from inscape.engine.norms import Norm
 from inscape.engine.probe import evaluating, lone_tokens, probe_inputs, record
 from inscape.engine.structure import is_norm
 from inscape.models.model import Model

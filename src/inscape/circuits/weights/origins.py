@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from inscape.circuits.weights.norms import Norm, norm_of
 from inscape.core.errors import ShapeError
+from inscape.engine.norms import Norm, norm_of
 from inscape.engine.structure import is_linear, is_norm
 
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}  # relative, a column
