@@ -5,7 +5,7 @@ import pytest
 import inscape as ins
 from inscape.models.toy.words import piece_tokenizer
 from inscape.tasks.people import people, words
-from inscape.tasks.python_docs import python_docs
+from inscape.tasks.python_docs import python_paragraphs
 from inscape.tasks.senses import (
     CUES,
     EMPTY,
@@ -30,7 +30,7 @@ def test_people_are_different_and_told_of_as_often_as_they_say() -> None:
 
 
 def test_paragraphs_are_prose_and_come_once() -> None:
-    docs = python_docs()
+    docs = python_paragraphs()
     assert len(docs) > 500
     assert len({p.text for p in docs}) == len(docs)
     assert all(len(p.text) >= 80 for p in docs)
@@ -38,9 +38,9 @@ def test_paragraphs_are_prose_and_come_once() -> None:
 
 
 def test_pieces_of_words_give_every_text_back() -> None:
-    tokenizer = piece_tokenizer([p.text for p in python_docs()[:40]], 400)
+    tokenizer = piece_tokenizer([p.text for p in python_paragraphs()[:40]], 400)
     assert len(tokenizer) == 400
-    for text in ("def f(x): return x ** 2", "naïve Σ", python_docs()[50].text):
+    for text in ("def f(x): return x ** 2", "naïve Σ", python_paragraphs()[50].text):
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == 1
         assert tokenizer.decode(ids, skip_special_tokens=True) == text

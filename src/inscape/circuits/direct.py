@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inscape.engine.norms import norm_of
 from inscape.circuits.weights.origins import linear_map
 from inscape.core.errors import InputError, ModelError
 from inscape.core.metrics import Answer, token_ids
 from inscape.core.trace import Trace
 from inscape.engine.evidence import twin_of
 from inscape.engine.forward import run
+from inscape.engine.norms import norm_of
 from inscape.engine.unembed import Unembedding, unembedding
 from inscape.models.model import Model
 
@@ -54,6 +54,15 @@ class DirectLogits:
             (name, float(self.parts[name].mean()), float(self.control[name].mean()) if self.control else None)
             for name in names
         ]
+
+    def routes(self) -> dict[str, Float[Tensor, " row"]]:
+        """What attention and what MLPs add in all, beside the embedding and everything else."""
+        kinds = {"attention": (".head.", ".attn"), "mlp": (".mlp_out",), "embed": ("embed",)}
+        out = {kind: torch.zeros_like(self.total) for kind in (*kinds, "other")}
+        for name, value in self.parts.items():
+            kind = next((k for k, marks in kinds.items() if any(mark in name for mark in marks)), "other")
+            out[kind] = out[kind] + value
+        return out
 
     def heads(self) -> Float[Tensor, "layer head row"]:
         """The heads' contributions as an array, NaN where a layer has fewer heads or none."""
