@@ -85,8 +85,10 @@ class LOSNet:
             valid, x, truth = (x.select(held), truth[held]), x.select(kept), truth[kept]
         else:
             valid = (valid[0], self._truth(valid[1], len(valid[0])))
-        if self.control == "shuffle":
-            truth = truth[torch.randperm(len(truth), generator=torch.Generator().manual_seed(self.seed))]
+        if self.control == "shuffle":  # of both sides: an epoch chosen by true labels would know something
+            draw = torch.Generator().manual_seed(self.seed)
+            truth = truth[torch.randperm(len(truth), generator=draw)]
+            valid = (valid[0], valid[1][torch.randperm(len(valid[1]), generator=draw)])
         self.k_ = min(x.k, self.k or x.k)
         self.n_max_ = self.n_max or int(max(x.lengths.max(), valid[0].lengths.max()))
         self.mean_, self.spread_, self.model_ = 0.0, 1.0, x.model
