@@ -10,13 +10,17 @@ one of these words in it.
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.common import Row, set_up, write
 from inscape.core import nulls
+from inscape.read.geometry.graph import alignment, dirichlet_energy, spectral_embedding
+from inscape.read.geometry.modular import ModularCode, modular_accuracy
 from inscape.read.probes import CCS, LDA, LogisticProbe, MeanDifference, RidgeProbe, probe_sites, transfer
+from inscape.read.similarity import CCA, RSA, MutualKNN, Procrustes, cka, similarity
 
 LEVEL, SEEDS, POWER_SEEDS = 0.05, 200, 50
 Case = Callable[[int, float], float]  # p value; 0.0 and 1.0 where a measure says yes or no
@@ -89,7 +93,112 @@ def transferred(seed: int, effect: float) -> float:
     return 0.0 if float(found.low[0, 0]) > 0.5 else 1.0
 
 
+def two_sites(seed: int, effect: float, n: int = 60) -> tuple[Tensor, Tensor]:
+    """Rows of two sites that have nothing, or one of eight directions, in common."""
+    g = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(n, 8, generator=g), torch.randn(n, 10, generator=g)
+    y[:, 0] += 2 * effect * x[:, 0]
+    x[:, 0] *= 2
+    return x, y
+
+
+def of_similarity(measure: Any) -> Case:
+    """A measure of two sites against 99 shuffled pairings of their rows."""
+
+    def case(seed: int, effect: float) -> float:
+        found = similarity(*two_sites(seed, effect), measure, n=99, seed=seed)
+        assert found.p is not None
+        return found.p
+
+    return case
+
+
+def of_cka(**settings: Any) -> Case:
+    """CKA's own p value, from the exact moments of shuffled pairing."""
+
+    def case(seed: int, effect: float) -> float:
+        found = cka(*two_sites(seed, effect), **settings)
+        assert found.p is not None
+        return found.p
+
+    return case
+
+
+def on_a_ring(seed: int, effect: float) -> tuple[Tensor, Tensor]:
+    """Vectors of twelve nodes, at random or with a circle in them, and the graph of a ring."""
+    g = torch.Generator().manual_seed(seed)
+    angle = torch.arange(12) * torch.pi / 6
+    x = torch.randn(12, 6, generator=g)
+    x[:, :2] += 2 * effect * torch.stack([angle.cos(), angle.sin()], 1)
+    ring = torch.eye(12).roll(1, 0) + torch.eye(12).roll(-1, 0)
+    return x, ring
+
+
+def energy(seed: int, effect: float) -> float:
+    """Dirichlet energy on a ring, names exchanged."""
+    found = dirichlet_energy(*on_a_ring(seed, effect), n=199, seed=seed)
+    assert found.p is not None
+    return float(found.p)
+
+
+def of_alignment(how: Any) -> Case:
+    """Vectors of nodes aligned with the spectral layout of their graph, names exchanged."""
+
+    def case(seed: int, effect: float) -> float:
+        x, ring = on_a_ring(seed, effect)
+        found = alignment(x, spectral_embedding(ring), how=how, components=3, n=199, seed=seed)
+        assert found.p is not None
+        return found.p
+
+    return case
+
+
+def modular(seed: int, effect: float) -> float:
+    """Residues of numbers never seen, read above those of 19 shuffles of residues among numbers."""
+    g = torch.Generator().manual_seed(seed)
+    values = torch.arange(40)
+    x = torch.randn(40, 8, generator=g) + 3 * effect * torch.randn(5, 8, generator=g)[values % 5]
+    null = []
+    for i in range(19):
+        found, shuffled = modular_accuracy(x, values, ModularCode(5), seed=100 * seed + i)
+        assert shuffled is not None
+        null.append(shuffled)
+    return float(nulls.permutation_p(found, torch.tensor(null, dtype=torch.float64)))
+
+
+def of_null_kit(kind: str) -> Case:
+    """The tests of the null kit, on 60 items."""
+
+    def case(seed: int, effect: float) -> float:
+        x, y = rows(seed, effect, n=60)
+        score = x[:, 0]
+        if kind == "auc":
+            return nulls.auc(score, y, n=199, seed=seed).p
+        if kind == "correlation":
+            return nulls.correlation(score, y.double() + 0.1 * x[:, 1], n=199, seed=seed).p
+        if kind == "sign flip":
+            return nulls.sign_flip_test(x[:, 1] + effect, n=199, seed=seed).p
+        return 0.0 if nulls.bootstrap(x[:, 1] + effect, seed=seed).excludes(0.0) else 1.0
+
+    return case
+
+
 CASES: dict[str, Case] = {
+    "cka, debiased": of_cka(),
+    "cka, rbf": of_cka(kernel="rbf"),
+    "RSA, 99 shuffled pairings": of_similarity(RSA()),
+    "Procrustes, 99 shuffled pairings": of_similarity(Procrustes()),
+    "SVCCA, 99 shuffled pairings": of_similarity(CCA("svcca")),
+    "PWCCA, 99 shuffled pairings": of_similarity(CCA("pwcca")),
+    "MutualKNN, 99 shuffled pairings": of_similarity(MutualKNN()),
+    "dirichlet_energy, names exchanged": energy,
+    "alignment by Procrustes, names exchanged": of_alignment("procrustes"),
+    "alignment by distance correlation, names exchanged": of_alignment("distance_corr"),
+    "ModularCode, residues shuffled among numbers": modular,
+    "nulls.auc": of_null_kit("auc"),
+    "nulls.correlation": of_null_kit("correlation"),
+    "nulls.sign_flip_test": of_null_kit("sign flip"),
+    "nulls.bootstrap, 95 % interval without 0": of_null_kit("bootstrap"),
     "LogisticProbe, held-out accuracy against 39 shuffles": of_probe(LogisticProbe(tol=1e-4)),
     "MeanDifference, held-out accuracy against 39 shuffles": of_probe(MeanDifference()),
     "LDA, held-out accuracy against 39 shuffles": of_probe(LDA()),

@@ -92,6 +92,9 @@ def test_rows_of_one_group_are_never_on_both_sides() -> None:
     assert float(leaky.value) > 0.75
     assert float(honest.value) < 0.68
     assert honest.scores["accuracy"].n_items == 60
+    sure = probe_sites({"a": torch.eye(2)[y] + 0.1 * x[:, :2]}, y, groups=group, control=None).scores["accuracy"]
+    assert (float(sure.value), float(sure.high)) == (1.0, 1.0)
+    assert float(sure.low) == pytest.approx(60 / (60 + 1.96**2), abs=1e-3)  # Wilson of 60 groups, not of no width
     fold = folds_of(y, 5, groups=group)
     assert all(len(set(fold[group == k].tolist())) == 1 for k in range(60))
     with pytest.raises(ins.InputError, match=r"group 0 and 0 others are on both sides"):

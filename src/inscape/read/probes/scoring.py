@@ -19,8 +19,16 @@ N = 1000  # resamples
 
 
 def share_right(right: Bool[Tensor, " n"], by: Labels | None = None, *, level: float = 0.95) -> Interval:
-    """The share of rows that are right: Wilson's interval, or a bootstrap of items where several rows are of one."""
-    return share(right, level=level) if by is None else bootstrap(right.double(), by=by, level=level)
+    """The share of rows that are right: Wilson's interval, or a bootstrap of items where several rows are of one.
+
+    Where all items are alike a bootstrap has no width, and Wilson's interval of the items is given.
+    """
+    if by is None:
+        return share(right, level=level)
+    if bool(right.all()) or not bool(right.any()):
+        items = int(groups(by, "by", len(right)).max()) + 1
+        return share(np.full(items, bool(right.any())), level=level)
+    return bootstrap(right.double(), by=by, level=level)
 
 
 def r2(truth: Float[Tensor, "n k"], said: Float[Tensor, "n k"]) -> float:
@@ -56,7 +64,12 @@ def scored(
     if metric == "accuracy":
         right = codes(z) == truth
         if by is not None:
-            return bootstrap_each(right.double().T, by=by, level=level, seed=seed)
+            found = bootstrap_each(right.double().T, by=by, level=level, seed=seed)
+            for s, row in enumerate(right):
+                if bool(row.all()) or not bool(row.any()):
+                    whole = share_right(row, by, level=level)
+                    found.low[s], found.high[s] = whole.low, whole.high
+            return found
         each = [share(r, level=level) for r in right]
         low, high, value = (
             torch.tensor([getattr(i, end) for i in each], dtype=torch.float64) for end in ("low", "high", "value")
