@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inscape.circuits.pairing import BY_ROLE, Measured, Pairing, asked, measured
 from inscape.circuits.places import Spot, labelled, patched, spots_of
+from inscape.circuits.two_models import check_source, site_in
 from inscape.core.edit import Edit
 from inscape.core.errors import EditError
 from inscape.core.grid import Cost, Grid
@@ -41,6 +42,8 @@ def sweep(
     edit: Callable[..., Edit] | None = None,
     edits: Sequence[Any] | None = None,
     direction: str = "denoise",
+    source: Model | None = None,
+    depth: str = "same",
     way: str | None = None,
     batch_tokens: int | None = None,
     padding_side: str | None = None,
@@ -58,6 +61,8 @@ def sweep(
         [n, vocab] -> [n]. heads: "all", or which, to edit each head on its own at sites that have heads.
     edit: another edit than the patch: `ins.ablate`, or a function (site, **places) -> Edit. edits: a list of edits, or
         of lists of them, in place of all that: the cells, along one axis "edit".
+    source: another model with the same tokens and width, from which the patches come: what its states say to this one.
+    depth: "relative" takes them from the layer at the same share of the depth; "same" refuses another number of layers.
     way, batch_tokens: see `engine.cells.run_cells`; the fastest right way when left out.
 
     Cost: what `engine.cells` says; on a 15-token pair of an 18-layer model about 1/100 of one run a cell.
@@ -70,7 +75,9 @@ def sweep(
     alone, hint = edit is not None or edits is not None, ", or an edit= or edits= for the one prompt"
     clean, corrupted, metric = asked(clean, corrupted, metric, "sweep", alone=alone, hint=hint)
     both = Pairing.of(model, clean, corrupted, direction, padding_side)
-    job = _Job(model, both, metric, edit, way, batch_tokens)
+    if source is not None:
+        check_source(model, source, depth, both, edit is not None or edits is not None)
+    job = _Job(model, both, metric, edit, way, batch_tokens, source)
     if edits is not None:
         axes, labels, spots = ("edit",), (tuple(_label(e) for e in edits),), []
         several: Any = [(e,) if isinstance(e, Edit) else tuple(e) for e in edits]
@@ -119,6 +126,7 @@ class _Job:
     edit: Callable[..., Edit] | None
     way: str | None
     batch_tokens: int | None
+    other: Model | None = None
 
     def grid(self, spots: Sequence[Spot], rows: Sequence[int]) -> tuple[Measured, Tensor, int]:
         """Every spot of these pairs."""
@@ -127,7 +135,12 @@ class _Job:
         if self.edit is None:
             sites = sorted({s.site for s in spots})
             trace = run(self.model, inputs, read=sites, output=False, padding_side=self.both.side)
-            if has_source:
+            if self.other is not None:
+                theirs = {s: site_in(self.other, self.model, s) for s in sites}
+                read = list(dict.fromkeys(theirs.values()))
+                found = run(self.other, inputs, read=read, output=False, padding_side=self.both.side)
+                source = {s: found[other][n:] for s, other in theirs.items()}
+            elif has_source:
                 source = {s: trace[s][n:] for s in sites}
             else:
                 asked = self.both.source

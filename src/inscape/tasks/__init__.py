@@ -19,6 +19,7 @@ from inscape.tasks.name_order import name_order
 from inscape.tasks.ordinals import OrdinalClass, ordinals, succession
 from inscape.tasks.pairs import Pairs
 from inscape.tasks.plain_text import plain_text
+from inscape.tasks.statements import statements
 
 __all__ = [
     "GraphTexts",
@@ -46,5 +47,6 @@ __all__ = [
     "ordinals",
     "plain_text",
     "repeated_probe",
+    "statements",
     "succession",
 ]
