@@ -29,7 +29,9 @@ def model(seed=0, planted=()):
 def test_numbers_are_those_of_the_loop():
     opened = model()
     found = entropy_neurons(opened, k=3)
-    down, head = opened.module.model.layers[1].mlp.down_proj.weight, opened.module.lm_head.weight
+    down, head = (
+        w.detach() for w in (opened.module.model.layers[1].mlp.down_proj.weight, opened.module.lm_head.weight)
+    )
     for i in range(40):
         cos = torch.stack([torch.cosine_similarity(down[:, i], row, dim=0) for row in head]).double()
         assert float(found.variance[i]) == pytest.approx(float(cos.var(correction=0)), rel=1e-4)

@@ -111,3 +111,13 @@ def test_what_is_not_there_is_named():
     with pytest.raises(ins.InputError, match=r"its sites are layers\.0\.resid_post"):
         found.energy("layers.1.resid_post")
     assert context_sweep(silent_gpt2(), walks(1), "layers.0.resid_post", shuffled=False, n=2).lengths[-1] == 58
+
+
+def test_where_too_few_words_came_for_an_edge_there_is_no_ratio():
+    ratios = [
+        context_sweep(silent_gpt2(), walks(1, seed), "layers.0.resid_post", (3, 58), shuffled=False, n=2, seed=seed)
+        .ratio["other_graph"][0, :, 0]
+        for seed in range(8)
+    ]  # fmt: skip
+    assert bool(torch.stack(ratios)[:, 0].isnan().any())  # three words, and another graph links none of them
+    assert not bool(torch.stack(ratios)[:, 1].isnan().any())

@@ -176,7 +176,7 @@ class _Job:
             means = class_means(x, nodes, self.window, ends=self.lengths, n_classes=walks.n_nodes)
             filled, mask = means.mean.nan_to_num(), means.mask
             for name, graph in (("graph", walks.links), ("other_graph", self.other)):
-                ratios[name].append(dirichlet_energy(filled, graph, mask=mask, control=None).ratio)
+                ratios[name].append(_energy_ratio(filled, graph, mask))
             ratios["no_predecessor"].append(torch.stack([
                 _ratio(apart_without_predecessors(x[max(0, t - self.window): t], nodes[max(0, t - self.window): t],
                                                   walks.n_nodes), walks.links) for t in self.lengths
@@ -217,6 +217,15 @@ def _lengths(walks: GraphWalks, lengths: Sequence[int] | None, window: int) -> t
 
 def _joined(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return one[0] + other[0], one[1] + other[1]
+
+
+def _energy_ratio(means: Tensor, graph: Tensor, mask: Tensor) -> Tensor:
+    """The ratio at every length; NaN where no edge of the graph joins two nodes that have a value."""
+    edges = (mask[:, :, None] & mask[:, None, :] & graph).flatten(1).any(1)
+    out = torch.full((len(means),), torch.nan, dtype=torch.float64)
+    if bool(edges.any()):
+        out[edges] = dirichlet_energy(means[edges], graph, mask=mask[edges], control=None).ratio
+    return out
 
 
 def _ratio(apart: Tensor, links: Tensor) -> Tensor:
