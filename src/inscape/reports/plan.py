@@ -94,6 +94,7 @@ def plan_report(model: Model, material: Material) -> Plan:
         "neurons": (1.5 * len(material.runs) + 2 * min(4, len(material.runs)) + 5) * per_run,  # and what cutting costs
         "voids": voids.SAID * _step_seconds(model, forward, rows) if material.kind == "causal" else 0.0,
         "trajectories": trajectories.SAID * _step_seconds(model, forward, rows) if material.kind == "causal" else 0.0,
+        "similarity": len(material.runs) * per_run + _compared_seconds(n_layers, material, model),
         "page": PAGE_SECONDS,
     }
     if lens_rows == 0 or rows == 0.0:
@@ -151,6 +152,19 @@ def _head_seconds(model: Model) -> tuple[float, float]:
 
 def _verify_seconds(model: Model, forward: float) -> float:
     return 0.0 if model.status else VERIFY_RUNS * forward
+
+
+def _compared_seconds(n_layers: int, material: Material, model: Model) -> float:
+    """Kernels and covariances of all layers: a product is timed, and their operations are counted."""
+    width = int(getattr(getattr(model.config, "get_text_config", lambda: model.config)(), "hidden_size", 0) or 256)
+    rows = max(1, min(material.n_positions, 2000))
+    some = torch.randn(256, width)
+    start = time.perf_counter()
+    for _ in range(4):
+        some @ some.T
+    each = (time.perf_counter() - start) / (4 * 256 * 256 * width)
+    in_float32, in_float64 = rows * rows * width, 2 * rows * width**2 + 12 * width**3
+    return n_layers * each * (in_float32 + 4 * in_float64)
 
 
 def _batch_runs(material: Material) -> float:

@@ -14,7 +14,7 @@ from inscape.models.model import Model
 from inscape.models.open import open as open_model
 from inscape.reports.material import Material, gather
 from inscape.reports.plan import Plan, plan_report
-from inscape.reports.sections import heads, lens, neurons, outliers, skipping, stream, trajectories, voids
+from inscape.reports.sections import heads, lens, neurons, outliers, similarity, skipping, stream, trajectories, voids
 from inscape.reports.sections import model as about
 from inscape.view.figure import Section
 from inscape.view.page import page
@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Model, Material], Section]] = {
     "neurons": neurons.section,
     "voids": voids.section,
     "trajectories": trajectories.section,
+    "similarity": similarity.section,
 }
 
 
@@ -152,6 +153,7 @@ def _doing(name: str) -> str:
         "neurons": "how many neurons work",
         "voids": "watching for voids",
         "trajectories": "watching how the stream drifts",
+        "similarity": "which layers hold the same",
     }[name]
 
 

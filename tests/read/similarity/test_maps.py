@@ -68,6 +68,17 @@ def test_a_penalty_is_found_where_there_are_as_many_units_as_rows() -> None:
     assert float(chosen.penalty) > 1e-3
 
 
+@pytest.mark.parametrize("n", [60, 100, 110])
+def test_a_penalty_is_found_where_there_are_fewer_rows_than_units(n: int) -> None:
+    x = normal(n, 80) * torch.linspace(3, 0.1, 80) + 100
+    y = x[:, :3] @ normal(3, 5, seed=3) + 0.5 * normal(n, 5, seed=4)
+    found = map_layers({"x": x}, {"y": y, "noise": normal(n, 5, seed=5)})
+    assert float(found.r2[0, 0]) > 0.5
+    assert found.shuffled_r2 is not None
+    assert float(found.r2[0, 1]) > -0.5
+    assert float(found.shuffled_r2.min()) > -0.7
+
+
 def test_an_orthogonal_map_turns_and_scales_and_nothing_more() -> None:
     x = normal(300, 5)
     turn = torch.linalg.qr(normal(5, 5, seed=1))[0]

@@ -21,7 +21,7 @@ from inscape.core.readout import Labels, Rows, check_control, units_of
 from inscape.read.similarity.columns import columns_of, same_rows, together
 from inscape.store.store import Store
 
-PENALTIES = tuple(10.0**e for e in range(-8, 3))  # shares of the mean variance of x
+PENALTIES = tuple(10.0**e for e in range(-6, 4))  # shares of the mean variance of x
 KEPT = 1 << 25  # errors of single rows that are kept for intervals
 
 
@@ -79,6 +79,7 @@ def map_layers(
     when left out. Two stores must agree in sample, position and token of every row. held_out: share of the items.
     by: the item of each row (prompts), where several rows belong to one: whole items are held out, and drawn for the
     interval. control: maps learned from rows paired at random inside each stretch that is read.
+    The penalty is chosen on the rows learned from as if they were independent: too small where `by` has few items.
     Cost: two reads and 2 n d_a sum(d_b) multiplications a layer of A, twice with the control; "orthogonal" a d^3
     decomposition a pair. Memory: 12 d_a sum(d_b) bytes.
     Raises: ShapeError for other rows; InputError for too few to learn from, and for maps above the budget.
@@ -182,18 +183,25 @@ def _ridge(
     own: Tensor, between: Tensor, squares: Tensor, widths: Sequence[int], n: int, penalties: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(own)
-    values = values.clamp(min=0)
+    real = values > 1e-10 * values[-1]
+    real[: max(0, len(values) - (n - 1))] = False  # n centred rows span no more than n - 1 directions
+    values, vectors = values[real], vectors[:, real]
     turned = vectors.T @ between
     explained = torch.stack([p.square().sum(1) for p in turned.split(list(widths), 1)], 1)  # (d, layers of B)
     total = torch.stack([s.sum() for s in squares.split(list(widths))])
-    grid = torch.tensor(sorted(penalties), dtype=torch.float64, device=own.device) * values.mean().clamp(min=1e-300)
-    shrunk = 1 / (values[:, None] + grid)  # (d, penalties)
-    left = total[:, None] - explained.T @ (2 * shrunk - values[:, None] * shrunk.square())  # residual squares
-    freedom = (values[:, None] * shrunk).sum(0) + 1  # and the bias
-    score = left.clamp(min=0) / (1 - freedom / n).clamp(min=1e-6).square()
-    best = score.argmin(1)
+    mean = own.diagonal().mean().clamp(min=1e-300)
+    grid = torch.tensor(sorted(penalties), dtype=torch.float64, device=own.device) * mean
+    shrunk = 1 / (values[:, None] + grid)  # (directions, penalties)
+    # Both parts of the score as sums of what is left, not as differences: with fewer rows than units both go to 0 with
+    # the penalty, and the rounding of a difference would choose it.
+    away = (
+        (total - (explained / values[:, None]).sum(0)).clamp(min=0) if len(values) < n - 1 else torch.zeros_like(total)
+    )
+    left = away[:, None] + (explained / values[:, None]).T @ (grid * shrunk).square()  # residual squares
+    free = (n - 1 - len(values) + (grid * shrunk).sum(0)) / n  # rows that are left over, as a share
+    best = (left / free.square()).argmin(1)
     scale = torch.cat([shrunk[:, k : k + 1].expand(-1, w) for k, w in zip(best.tolist(), widths, strict=True)], 1)
-    return (vectors @ (turned * scale)).float(), (grid[best] / values.mean().clamp(min=1e-300)).cpu()
+    return (vectors @ (turned * scale)).float(), (grid[best] / mean).cpu()
 
 
 def _orthogonal(own: Tensor, between: Tensor, widths: Sequence[int]) -> Tensor:
