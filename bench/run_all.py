@@ -4,7 +4,18 @@ import importlib
 import os
 import sys
 
-NAMES = ("engine_tiny", "engine_gemma", "sweep", "startup", "memory", "store", "similarity")
+NAMES = (
+    "engine_tiny",
+    "engine_gemma",
+    "sweep",
+    "startup",
+    "memory",
+    "store",
+    "similarity",
+    "probes",
+    "out_of_core",
+    "false_positives",
+)
 
 
 def main(names: list[str]) -> None:
