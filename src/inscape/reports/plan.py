@@ -89,6 +89,7 @@ def plan_report(model: Model, material: Material) -> Plan:
         "lens": per_run + lens_rows * read,
         "stream": len(material.runs) * per_run,
         "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * read),
+        "depth": 1.5 * n_layers * min(2, len(material.runs)) * per_run,
         "outliers": 2 * len(material.runs) * per_run,
         "heads": 4 * _probe_runs(model, material) * per_run + _atlas_tokens(model) * per_run / _length(material),
         "neurons": (1.5 * len(material.runs) + 2 * min(4, len(material.runs)) + 5) * per_run,  # and what cutting costs

@@ -14,7 +14,18 @@ from inscape.models.model import Model
 from inscape.models.open import open as open_model
 from inscape.reports.material import Material, gather
 from inscape.reports.plan import Plan, plan_report
-from inscape.reports.sections import heads, lens, neurons, outliers, similarity, skipping, stream, trajectories, voids
+from inscape.reports.sections import (
+    depth,
+    heads,
+    lens,
+    neurons,
+    outliers,
+    similarity,
+    skipping,
+    stream,
+    trajectories,
+    voids,
+)
 from inscape.reports.sections import model as about
 from inscape.view.figure import Section
 from inscape.view.page import page
@@ -24,6 +35,7 @@ SECTIONS: dict[str, Callable[[Model, Material], Section]] = {
     "lens": lens.section,
     "stream": stream.section,
     "skipping": skipping.section,
+    "depth": depth.section,
     "outliers": outliers.section,
     "heads": heads.section,
     "neurons": neurons.section,
@@ -148,6 +160,7 @@ def _doing(name: str) -> str:
         "lens": "what it would say after each layer",
         "stream": "what each layer adds",
         "skipping": "skipping each layer",
+        "depth": "who depends on which layer",
         "outliers": "massive activations and sinks",
         "heads": "what the heads do",
         "neurons": "how many neurons work",

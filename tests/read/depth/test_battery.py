@@ -6,6 +6,7 @@ import torch
 import inscape as ins
 from inscape.models.toy.layered import SETTLED, layered_net
 from inscape.read.depth.erasure import residual_erasure
+from inscape.read.depth.last_token import last_effects
 from inscape.read.depth.lens_profile import lens_profile
 from inscape.read.depth.report import depth_report, half_difference
 from inscape.read.lenses.logit import logit_lens
@@ -95,3 +96,30 @@ def test_the_battery_runs_on_encoders_and_refuses_one_prompt() -> None:
         depth_report(gpt2(), ROWS[:1])
     with pytest.raises(ins.InputError, match="there are kl, overlap, reach"):
         depth_report(gpt2(), ROWS, thresholds={"depth": 1.0})
+
+
+def test_the_last_prediction_minds_the_layers_that_write_it() -> None:
+    made = last_effects(ins.open(layered_net(sure=0.3)), IDS)
+    assert made.kl.shape == (2, 8)
+    quiet, needed = made.kl[:, [0, 2]], made.kl[:, [1, 3, 4, 5, 6, 7]]
+    assert float(quiet.max()) < 1e-6
+    assert float(needed.min()) > 1e-3
+    torch.testing.assert_close(made.kl[:, 1], made.kl[:, 3], atol=1e-5, rtol=0)  # both undo layer 4, and no more
+    assert made.score().value == pytest.approx(float((made.kl.mean(0) * torch.arange(8)).sum() / made.kl.mean(0).sum()))
+
+
+def test_last_effects_are_those_of_plain_runs() -> None:
+    model = gpt2()
+    for at, places in (("last", -1), ("all", slice(1, None))):
+        made = last_effects(model, ROWS[:1], "mlp", at=at)
+        clean = ins.run(model, ROWS[:1]).output.logits[0, -1].log_softmax(-1)
+        gone = (
+            ins.run(model, ROWS[:1], edits=[ins.skip("layers.1.mlp", at=places)]).output.logits[0, -1].log_softmax(-1)
+        )
+        assert float(made.kl[0, 1]) == pytest.approx(float((clean.exp() * (clean - gone)).sum()), rel=1e-3, abs=1e-7)
+    with pytest.raises(ins.EditError, match="at is 'last' or 'all'"):
+        last_effects(model, ROWS, at="first")
+    with pytest.raises(ins.InputError, match="no inputs"):
+        last_effects(model, [])
+    with pytest.raises(ins.InputError, match="predicts no next token"):
+        last_effects(ins.open(build("bert")), [inputs_for("bert")])

@@ -16,6 +16,7 @@ from inscape.engine.cells import Cell, run_cells
 from inscape.engine.forward import run
 from inscape.engine.unembed import predicts_next
 from inscape.models.model import Model
+from inscape.read.depth.last_token import lost_from
 from inscape.read.geometry.updates import stream_layers
 
 
@@ -66,7 +67,7 @@ def residual_erasure(
     made: dict[str, list[Tensor]] = {"mean": [], "noise": []}
     for number, (one, held, where) in enumerate(zip(inputs, states, places, strict=True)):
         tell(progress, f"erasing on input {number + 1} of {len(inputs)}", number / len(inputs))
-        lost = _loss_against(run(model, one, output="last").output.logits[0, -1])
+        lost = lost_from(run(model, one, output="last").output.logits[0, -1])
         for job in ("mean", *([control] if control else [])):
             cells = [_cell(s, p, mean[s] - held[s][p].float(), job, generator) for s in sites for p in where]
             found = run_cells(model, one, cells, measure=lost)
@@ -94,14 +95,3 @@ def _cell(site: str, place: int, away: Tensor, job: str, generator: torch.Genera
         return x + away.to(x)
 
     return Cell((make_edit(site, fn, f"erase {site}", at=place, contextual=True),))
-
-
-def _loss_against(clean: Tensor) -> Any:
-    """KL of a cell's last scores from these."""
-    clean = torch.log_softmax(clean.float(), -1)
-
-    def lost(logits: Tensor, rows: Any) -> Tensor:
-        logp = torch.log_softmax(logits.float(), -1)
-        return (clean.exp() * (clean - logp).clamp(-1e4, 1e4)).sum(-1)
-
-    return lost
