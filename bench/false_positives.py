@@ -9,7 +9,7 @@ one of these words in it.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -211,7 +211,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def main(words: list[str]) -> None:
+def main(words: Sequence[str] = ()) -> None:
     set_up()
     torch.set_num_threads(1)  # small tensors
     seeds, planted = SEEDS, POWER_SEEDS
