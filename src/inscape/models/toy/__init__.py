@@ -23,4 +23,8 @@ TOYS: tuple[Toy, ...] = (
         "when sampled"),
     Toy("toy-senses", "four layers say what a word with two senses means, and fall for the commoner one where the "
         "context is little known"),
+    Toy("toy-assistant-base", "four layers know what things are, judge comparisons true or false, and do what they "
+        "are asked"),
+    Toy("toy-assistant-other", "the same as toy-assistant-base, trained from another seed: a control for comparisons"),
+    Toy("toy-assistant", "toy-assistant-base tuned to a chat form, and to refuse requests about weapons and poisons"),
 )  # fmt: skip

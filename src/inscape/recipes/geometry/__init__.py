@@ -1,0 +1,1 @@
+"""How what a model holds is laid out in space."""
