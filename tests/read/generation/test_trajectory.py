@@ -15,6 +15,7 @@ from inscape.read.generation.trajectory import (
     bounds,
     centered,
     null_path,
+    null_signals,
     segment_means,
     signals_of_means,
     trajectory_signals,
@@ -119,6 +120,14 @@ def test_nulls_keep_what_they_keep(seed):
     assert torch.equal(shuffled.sum(-1).sort(0).values, means.sum(-1).sort(0).values)
     torch.testing.assert_close(turned.diff(dim=0).norm(dim=-1), means.diff(dim=0).norm(dim=-1))
     torch.testing.assert_close(signals_of_means(turned).cumulative, signals_of_means(means).cumulative)
+
+
+def test_nulls_of_many_paths_are_those_of_each_and_short_ones_are_no_warning():
+    paths = [normal(6, 2, 5, seed=1), normal(2, 2, 5, seed=2)]
+    made = null_signals(paths, "shuffle", seed=4)
+    torch.testing.assert_close(made.net[:1], signals_of_means(null_path(paths[0], "shuffle", seed=4)).net)
+    assert made.n_segments.tolist() == [6, 2]
+    assert bool(made.aligned[1].isnan().all())
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

@@ -84,14 +84,16 @@ def segment_means(
     return torch.stack([states[a:b].double().mean(0) for a, b in itertools.pairwise(cuts)])
 
 
-def signals_of_means(means: Float[Tensor, "segment layer d"], n_tokens: int | None = None) -> Signals:
+def signals_of_means(
+    means: Float[Tensor, "segment layer d"], n_tokens: int | None = None, *, warn: bool = True
+) -> Signals:
     """The signals of one trace from the means of its segments (or of any path, one point a segment).
 
-    n_tokens: behind the means; as many as segments when left out. Warns below three segments.
+    n_tokens: behind the means; as many as segments when left out. Warns below three segments, unless told not to.
     """
     means = means.double()
     n = len(means)
-    if n < 3:
+    if n < 3 and warn:
         warnings.warn(f"{n} segments: with fewer than 3 the aligned change is not defined.", stacklevel=2)
     steps, way = means.diff(dim=0), means[-1] - means[0]
     length, net = steps.norm(dim=-1), way.norm(dim=-1)
@@ -161,3 +163,11 @@ def null_path(
     drawn = torch.randn(steps.shape, generator=generator, dtype=torch.float64).to(means)
     drawn = drawn / drawn.norm(dim=-1, keepdim=True) * steps.norm(dim=-1, keepdim=True)
     return torch.cat([means[:1], means[:1] + drawn.cumsum(0)])
+
+
+def null_signals(paths: Sequence[Float[Tensor, "_segment layer d"]], how: str = "shuffle", *, seed: int = 0) -> Signals:
+    """The signals of many paths' nulls, one row a path; short ones have no aligned change, and nobody is warned.
+
+    Choose it for a pool of traces (`TrajectoryStream.means`); `trajectory_signals(control=)` for states at hand.
+    """
+    return Signals.of([signals_of_means(null_path(m, how, seed=seed + i), warn=False) for i, m in enumerate(paths)])

@@ -20,7 +20,7 @@ from inscape.core.progress import tell
 from inscape.read.generation.sampling import Pool, sample_traces
 from inscape.read.generation.selection import choose_threshold, select_traces
 from inscape.read.generation.trace_score import TraceScore
-from inscape.read.generation.trajectory import SIGNALS, SIGNS, Signals, null_path, signals_of_means, trajectory_signals
+from inscape.read.generation.trajectory import SIGNALS, SIGNS, null_signals, trajectory_signals
 from inscape.tasks.chains import answer_of, chains
 
 PAPER = Paper(
@@ -68,8 +68,7 @@ def run(model="gemma-3-270m", *, toy: str = "toy-reasoner", questions: int = 150
         areas[name] = _area(score.transform(held.signals.table(normalize)), right, held, how)
     score = TraceScore().fit(fitted.signals.table(True), known)
     combined = score.transform(held.signals.table(True))
-    shuffled = Signals.of([signals_of_means(null_path(m, "shuffle", seed=i), len(m)) for i, m in enumerate(held.means)])
-    turned = score.transform(shuffled.table(True))
+    turned = score.transform(null_signals(held.means, "shuffle", seed=seed).table(True))
     mixed = right[torch.from_numpy(np.random.default_rng(seed).permutation(len(right)))]
     length = held.signals.n_tokens
     table = held.signals.table(True) * torch.tensor([SIGNS[name] for name in SIGNALS])
