@@ -139,6 +139,16 @@ def test_contexts_are_exchanged_only_where_positions_correspond() -> None:
     plain = ins.run(model, ROWS, output="last").output.logits[:, -1]
     want = (plain.gather(1, w[:, None]) - plain.gather(1, r[:, None])).expand(-1, 3)
     torch.testing.assert_close(same, want, atol=1e-4, rtol=1e-3)
+    other = [[1, 5, 8, 13, 17, 21], [2, 7, 10]]  # the words at 2 and at 1 are others
+    words, _ = transplanted(model, ROWS, other, w, r, at=[(2,), (1,)])
+    for i, at in ((0, 2), (1, 1)):
+        alone, _ = transplanted(model, ROWS[i : i + 1], other[i : i + 1], w[i : i + 1], r[i : i + 1], at=[(at,)])
+        torch.testing.assert_close(words[i : i + 1], alone, atol=1e-4, rtol=1e-3)
+    failing, _ = transplanted(model, other, ROWS, w, r, at=-1)  # the same states meet, whichever run they are put in
+    context, _ = transplanted(model, ROWS, other, w, r, at=slice(0, -1))
+    torch.testing.assert_close(context, failing, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ins.ShapeError, match="2 items and 1 places"):
+        transplanted(model, ROWS, other, w, r, at=[(2,)])
     with pytest.raises(ins.ShapeError, match="item 1 have 4 and 3 tokens"):
         transplanted(model, ROWS, [ROWS[0], [1, 2, 3, 4]], w, r, at=slice(0, -1))
     with pytest.raises(ins.InputError, match="give corrected="):

@@ -82,8 +82,10 @@ def transplanted(
 ) -> tuple[Float[Tensor, "item layer"], tuple[str, ...]]:
     """Margins (wrong less right) of `into` with the states of `source` copied in after each layer in turn, at `at`.
 
-    at: positions among the real tokens, counted alike in both runs: -1, or slice(0, -1) for all the context, for which
-    both prompts of an item must have as many tokens. Raises: ShapeError where they have not.
+    at: positions among the real tokens, counted alike in both runs: -1, slice(0, -1) for all the context, or a list of
+    tuples of them, one an item; but for -1 both prompts of an item must have as many tokens. All the context of a
+    corrected run put into the failing one makes the same states meet as the failing run's last state put into the
+    corrected one: ask the words that differ. Raises: ShapeError for other lengths.
     """
     names = tuple(f"{block.name}.resid_post" for block in model.blocks)
     trace = run(model, list(source), read=list(names))
@@ -91,6 +93,9 @@ def transplanted(
     if trace.mask is None or here.mask is None:
         raise InputError("states are exchanged by position: these inputs have none.")
     lengths, others = trace.mask.sum(1), here.mask.sum(1)
+    each = list(at) if isinstance(at, list) else [at] * len(source)
+    if len(each) != len(source):
+        raise ShapeError(f"{len(source)} items and {len(each)} places: give one an item.")
     if at != -1 and not torch.equal(lengths, others):
         i = int((lengths != others).nonzero()[0])
         raise ShapeError(
@@ -103,7 +108,7 @@ def transplanted(
         for name in names:
             state = trace[name][i][real]
             state = state[-1:].expand(int(others[i]), -1) if at == -1 else state
-            cells.append(Cell((sources.patch(name, state[None].clone(), at=at),), i))
+            cells.append(Cell((sources.patch(name, state[None].clone(), at=each[i]),), i))
     pair = torch.stack([wrong, right], 1)
     ran = run_cells(model, list(into), cells, tokens=pair, progress=progress,
                     measure=lambda logits, _: logits[:, 0].float() - logits[:, 1].float())  # fmt: skip
