@@ -7,7 +7,9 @@ are those of the page, written before any energy was looked at; the mass of this
 (0.97 late, 0.66 after eight words), when nets trained on walks for minutes stayed below it (0.45 to 0.67).
 Cost: six minutes on one core, nearly all for Gemma. Differs from the source: an induction net and a model of 270
 million parameters in place of Llama-3.1-8B, shorter walks, and controls for what neighbours share by standing next to
-each other.
+each other. The net predicts the neighbours and does not lie as the graph: states that hold their neighbours are alike
+two steps apart, and on a grid nodes two steps apart are no neighbours. Gemma's energy falls in one layer and rises on
+average over layers.
 """
 
 from typing import Any
