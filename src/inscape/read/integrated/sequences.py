@@ -30,7 +30,8 @@ def sequence_scores(
     basis = principal_basis(sequences, n)
     out: dict[str, list[object]] = {}
     for index, sequence in enumerate(sequences):
-        tell(progress, f"sequence {index + 1} of {len(sequences)}", index / len(sequences))
+        if index % 20 == 0:
+            tell(progress, f"sequence {index + 1} of {len(sequences)}", index / len(sequences))
         own = binary_network(sequence, n, basis=basis)
         other = binary_network(
             sequence, n, basis=basis, surrogate=lambda x, i=index: surrogate(x, kind, seed=seed * 100_003 + i)

@@ -46,7 +46,7 @@ PAPER = Paper(
         Claim("span_over_phi", "the span's mean has the higher AUC, over layers", above=0),
     ),
 )  # fmt: skip
-QUICK = dict(series=5, steps=40, stories=24, layers=(9,), n=50)
+QUICK = dict(series=3, steps=30, stories=10, layers=(9,), n=20)
 OR_COPY_XOR = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 0]], float)
 OR_AND_XOR = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 0, 1], [1, 1, 0]], float)
 SCORES = ("phi_3", "phi_3_surrogate", "phi_4", "mean")
@@ -110,7 +110,8 @@ def _planted(series: int, steps: int, seed: int, progress: Any) -> dict[str, flo
     rng, values = np.random.default_rng(seed), {"coupled": [], "alone": [], "coupled_s": [], "alone_s": []}
     bits = states_of(3)
     for i in range(series):
-        tell(progress, "planted sequences", 0.4 * i / series)
+        if i % 10 == 0:
+            tell(progress, f"planted sequences, {i} of {series}", 0.4 * i / series)
         ring = bits[:, rng.permutation([1, 2, 0])] if rng.random() < 0.5 else bits[:, [2, 0, 1]]
         coupled = (ring ^ (bits[:, [1, 2, 0]] & rng.integers(0, 2, 3))).astype(float)
         alone = np.where(bits == 1, rng.uniform(0.6, 0.95, 3), rng.uniform(0.05, 0.4, 3))
