@@ -24,3 +24,15 @@ def test_no_chart_is_no_figure():
     for rows in ([], [[]]):
         with pytest.raises(ShapeError, match="at least one chart in every row"):
             panels(rows)
+
+
+def test_a_title_wider_than_its_chart_is_broken_into_lines():
+    from inscape.view.charts import bars
+
+    long = (
+        "A title that goes on and on until it is as wide as three charts beside one another, and then some more of it"
+    )
+    written = bars({"a": 1.0, "b": 2.0}, title=long)["title"]
+    assert isinstance(written, list)
+    assert " ".join(written) == long
+    assert bars({"a": 1.0}, title="short")["title"] == "short"

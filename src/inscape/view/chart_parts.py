@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any, Literal
 
 from inscape.core.errors import ShapeError
@@ -10,6 +11,7 @@ from inscape.view.theme import LIGHT, vega_config
 MAX_MARKS = 40_000  # an SVG of more takes seconds to draw and tens of MB
 TIP = ".4~g"  # numbers in tooltips
 Scale = Literal["linear", "log", "symlog"]
+TITLE_LETTER = 8  # about as many pixels a letter of a title takes
 
 
 def upward(alt: Any, values: list[float | None], title: str, scale: Scale, zero: bool) -> Any:
@@ -64,5 +66,6 @@ def within_budget(marks: int) -> None:
 
 def finished(chart: Any, title: str, width: int, height: int) -> dict[str, Any]:
     sized = chart.properties(width=width, height=height)
-    spec = (sized.properties(title=title) if title else sized).to_dict()
+    written = wrap(title, max(40, width // TITLE_LETTER))  # a title wider than its chart would make it all margin
+    spec = (sized.properties(title=written if len(written) > 1 else title) if title else sized).to_dict()
     return {**spec, "config": vega_config(LIGHT)}
