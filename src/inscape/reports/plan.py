@@ -87,6 +87,7 @@ def plan_report(model: Model, material: Material) -> Plan:
     parts = {
         "what the model is": _verify_seconds(model, forward),
         "lens": per_run + lens_rows * read,
+        "languages": _language_prompts(model, material) * (per_run + (n_layers + 2) * read),
         "stream": len(material.runs) * per_run,
         "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * read),
         "depth": 1.5 * n_layers * min(2, len(material.runs)) * per_run,
@@ -186,6 +187,13 @@ def _atlas_tokens(model: Model) -> float:
         return 0.0
     heads = sum(block.points["attn.z"].heads or 1 for block in model.blocks if "attn.z" in block.points)
     return 0.45 * (3 * 340 * 8 + N_PAIRS * (4 * 18 + 10 * heads))
+
+
+def _language_prompts(model: Model, material: Material) -> float:
+    """Prompts of the section on languages, in inputs of the report."""
+    if model.tokenizer is None or material.kind != "causal":
+        return 0.0
+    return 32.0 * 45 / (45 + _length(material)) if material.names else 32.0
 
 
 def _probe_runs(model: Model, material: Material) -> float:

@@ -17,6 +17,7 @@ from inscape.reports.plan import Plan, plan_report
 from inscape.reports.sections import (
     depth,
     heads,
+    languages,
     lens,
     neurons,
     outliers,
@@ -33,6 +34,7 @@ from inscape.view.page import page
 SECTIONS: dict[str, Callable[[Model, Material], Section]] = {
     "model": about.section,
     "lens": lens.section,
+    "languages": languages.section,
     "stream": stream.section,
     "skipping": skipping.section,
     "depth": depth.section,
@@ -158,6 +160,7 @@ def _doing(name: str) -> str:
     return {
         "model": "what the model is",
         "lens": "what it would say after each layer",
+        "languages": "which language it thinks in",
         "stream": "what each layer adds",
         "skipping": "skipping each layer",
         "depth": "who depends on which layer",
