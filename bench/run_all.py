@@ -15,6 +15,7 @@ NAMES = (
     "probes",
     "out_of_core",
     "false_positives",
+    "lens",
 )
 
 
