@@ -55,7 +55,7 @@ PAPER = Paper(
               "components of some layer: p over all layers", at_most=0.05),
     ),
 )  # fmt: skip
-QUICK = dict(walks=2, length=32, gemma="toy-induction", gemma_walks=2, gemma_length=56)
+QUICK = dict(walks=2, length=32, gemma="toy-induction", gemma_walks=4, gemma_length=56)
 SHORT = 8
 
 
