@@ -35,7 +35,7 @@ PAPER = Paper(
     year=2025,
     link="https://arxiv.org/abs/2510.06107",
     code="https://github.com/gagan3012/ltr",
-    control="random directions of equal length; another item's layer; empty contexts; shuffled errors",
+    control="random directions of equal length; states of the rival and of empty contexts; shuffled errors",
     claims=(
         Claim("commitment_agreement", "lens and exchanged states agree within one layer on where an error is decided",
               at_least=0.8, control="with the layer of a right answer that was turned by its rival's state"),
