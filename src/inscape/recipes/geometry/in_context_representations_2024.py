@@ -62,7 +62,7 @@ SHORT = 8
 def run(model="toy-induction", *, walks: int = 24, length: int = 80, gemma: str = "gemma-3-270m",
         gemma_walks: int = 6, gemma_length: int = 600, seed: int = 0, progress=None) -> Result:  # fmt: skip
     model = ins.open(model) if isinstance(model, str) else model
-    words = [w for w in model.tokenizer.get_vocab() if w.isalpha()]
+    words = sorted(w for w in model.tokenizer.get_vocab() if w.isalpha())  # a vocabulary has no order of its own
     lengths = [t for t in (SHORT, 16, 24, 32, 48, 64, 80) if t <= length]
     grid: dict[str, Any] = dict(graph="grid", size={"rows": 3, "columns": 4}, words=words, length=length)
     common: dict[str, Any] = dict(lengths=lengths, window=32, seed=seed)
@@ -134,7 +134,7 @@ def _gemma(name: str, n: int, length: int, seed: int, progress: Any) -> dict[str
     """The grid in a real model's own words, and weekdays against the week."""
     model = ins.open(name, dtype=torch.float32)
     toy = name.startswith("toy-")
-    listed = [w for w in model.tokenizer.get_vocab() if w.isalpha()] if toy else None
+    listed = sorted(w for w in model.tokenizer.get_vocab() if w.isalpha()) if toy else None
     walks = tasks.graph_walk(model, n, words=listed, length=length, seed=seed + 3)
     common: dict[str, Any] = dict(window=min(50, length), seed=seed, progress=progress)
     lengths = sorted({min(t, length) for t in (50, 100, 200, 400, length)})
