@@ -10,7 +10,7 @@
 | a set of heads or neurons | sets to compare it with | `layer_matched_sets`; `layer_matched_orders` for a ranking |
 | a direction | directions to compare it with | `random_directions` |
 | a score and a yes or no | how well it ranks, at equal length | `auc` |
-| two scores of the same items | do they agree | `correlation` |
+| two scores of the same items | do they agree | `correlation`; `rank_correlation` for the few points of a curve |
 | a number and right or wrong | does one follow the other | `logistic_slope` |
 | a measure of a sequence | sequences without its order, phases or relations | `surrogate` |
 | a curve | where it breaks, if it does | `changepoint` |
@@ -24,7 +24,7 @@ from inscape.core.interval import Interval
 from inscape.core.nulls.auc import Auc, auc
 from inscape.core.nulls.bootstrap import Intervals, bootstrap, bootstrap_each, share
 from inscape.core.nulls.changepoint import Changepoint, changepoint
-from inscape.core.nulls.correlation import Correlation, correlation
+from inscape.core.nulls.correlation import Correlation, correlation, rank_correlation
 from inscape.core.nulls.directions import random_directions
 from inscape.core.nulls.family import Corrected, benjamini_hochberg, max_over_family
 from inscape.core.nulls.matched import layer_matched_orders, layer_matched_sets
@@ -57,6 +57,7 @@ __all__ = [
     "permutation_test",
     "permuted",
     "random_directions",
+    "rank_correlation",
     "share",
     "sign_flip_test",
     "sign_flipped",

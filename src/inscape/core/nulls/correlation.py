@@ -75,6 +75,22 @@ def correlation(
     return Correlation(value, interval_of(value, boot, level, len(a)), p, torch.from_numpy(null))
 
 
+def rank_correlation(x: Values, y: Values) -> float:
+    """Spearman's rank correlation alone, ties shared: for the few points of a curve, which no resample can judge.
+
+    Choose `correlation` for scores of items. Raises: InputError as there. Source: Spearman 1904.
+    """
+    a = vector(x, "x")
+    b = vector(y, "y", len(a))
+    for name, side in (("x", a), ("y", b)):
+        if len(a) < 3 or np.ptp(side) == 0:
+            raise InputError(
+                f"{name} has too few points that differ ({len(set(side.tolist()))} of {len(a)}) for ranks."
+            )
+    one, everything = np.ones((1, len(a))), np.zeros(len(a), dtype=int)
+    return float(_pearson(Ordered(a, everything).below(one), Ordered(b, everything).below(one), one)[0])
+
+
 def _pearson(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> Float[np.ndarray, " rows"]:
     """The correlation of each row where items count `weight` times; NaN where one side is constant."""
     total = weight.sum(1, keepdims=True)
