@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from inscape.core.errors import InputError, ShapeError
-from inscape.core.nulls import auc, correlation, logistic_slope
+from inscape.core.nulls import auc, correlation, logistic_slope, rank_correlation
 from inscape.core.nulls.auc import _areas
 from inscape.core.nulls.ranks import Ordered
 
@@ -254,3 +254,12 @@ def test_a_slope_inside_items_is_found_beside_shuffles_inside_them():
 def test_bad_input_says_what_is_wrong(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+def test_the_rank_correlation_of_a_few_points_is_scipys_and_refuses_flat_ones():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for y in ([1.0, 1.0, 2.0, 2.0], [3.0, 1.0, 2.0, 2.0], [1.0, 1.0, 1.0, 2.0]):
+        expected = scipy_stats.spearmanr(range(4), y).statistic
+        assert rank_correlation(np.arange(4), np.array(y)) == pytest.approx(expected)
+    with pytest.raises(InputError, match=r"y has too few points that differ \(1 of 4\)"):
+        rank_correlation(np.arange(4), np.ones(4))
