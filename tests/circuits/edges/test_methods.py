@@ -99,7 +99,9 @@ def test_scores_along_a_long_enough_path_find_the_known_circuit() -> None:
     model = induction_by_hand()  # its attention is saturated: five steps along the path step over where it turns
     scores = {n: edge_attribution(model, CLEAN, CORRUPTED, DIFF, steps=n) for n in (5, 50)}
     assert set(best_edges(model, scores[50], 3).edges) == KNOWN
-    assert ("0.0", "1.1", "k") not in best_edges(model, scores[5], 3).edges
+    edge = ("0.0", "1.1", "k")
+    assert abs(best_edges(model, scores[50], 3).edges[edge]) > 0.01
+    assert abs(best_edges(model, scores[5], 3).edges.get(edge, 0.0)) < 1e-4  # nothing but rounding, wherever it ranks
 
 
 def test_every_edge_of_a_grown_circuit_leads_from_the_embedding_to_the_logits() -> None:

@@ -189,6 +189,8 @@ def test_a_span_begins_behind_one_token_and_ends_before_another(use_cache):
         ends = [i for i, t in enumerate(tokens[row]) if i >= begin and t == stop[0]]
         end = ends[0] if ends else 13
         assert int(path.signals.n_tokens[row]) == min(end, 13) - begin
+        if min(end, 13) == begin:  # the last token is the one behind which it would begin
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wanted = trajectory_signals(states[row, 5 + begin : 5 + min(end, 13)], block=2)
