@@ -80,8 +80,8 @@ def test_resamples_cover_it_too() -> None:
 
 @pytest.mark.slow
 def test_the_fit_of_an_explog_under_one_percent_noise_is_never_worse_than_the_truth() -> None:
-    """Its peak comes back within 5 % and its level within 2 % in 34 of 40 draws: the others lie in the law's flat valley,
-    where the noise itself is fitted better by another peak. Nine in ten, as was hoped for, is not reached."""
+    """Its peak comes back within 5 % and its level within 2 % in 34 of 40 draws: the others lie in the law's flat
+    valley, where the noise itself is fitted better by another peak. Nine in ten, as was hoped for, is not reached."""
     near = 0
     for seed in range(40):
         g = torch.Generator().manual_seed(seed)
