@@ -46,7 +46,7 @@ PAPER = Paper(
         Claim("span_over_phi", "the span's mean has the higher AUC, over layers", above=0),
     ),
 )  # fmt: skip
-QUICK = dict(series=3, steps=6, stories=8, layers=(9,), components=2, n=20)
+QUICK = dict(series=3, steps=5, stories=6, layers=(9,), components=2, n=20)
 OR_COPY_XOR = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 0]], float)
 OR_AND_XOR = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 0, 1], [1, 1, 0]], float)
 SCORES = ("phi_3", "phi_3_surrogate", "phi_4", "mean")
