@@ -14,9 +14,10 @@ from inscape.engine.forward import run
 from inscape.engine.unembed import BUDGET, unembedding
 from inscape.models.model import Model
 from inscape.reports.material import Material, gather
-from inscape.reports.sections import trajectories, voids
+from inscape.reports.sections import concepts, trajectories, voids
 from inscape.store.forecast import RecordPlan, forecast
 from inscape.store.record import prepare
+from inscape.tasks.concepts import CONCEPTS
 from inscape.tasks.induction import repeated_probe
 
 JOBS = ("report", "record", "sweep")
@@ -91,6 +92,7 @@ def plan_report(model: Model, material: Material) -> Plan:
         "stream": len(material.runs) * per_run,
         "skipping": (1 + 3 * n_layers) * (batch * per_run + SKIP_POSITIONS * read),
         "depth": 1.5 * n_layers * min(2, len(material.runs)) * per_run,
+        "concepts": _concept_runs(model, material) * per_run,
         "outliers": 2 * len(material.runs) * per_run,
         "heads": 4 * _probe_runs(model, material) * per_run + _atlas_tokens(model) * per_run / _length(material),
         "neurons": (1.5 * len(material.runs) + 2 * min(4, len(material.runs)) + 5) * per_run,  # and what cutting costs
@@ -119,6 +121,13 @@ def _forward_seconds(model: Model, material: Material) -> float:
         run(model, material.runs[0], read=site)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def _concept_runs(model: Model, material: Material) -> float:
+    """Inputs as long as these that the texts of the section of concepts amount to; twice, for the probes."""
+    if model.tokenizer is None or material.kind not in ("causal", "tokens"):
+        return 0.0
+    return 2 * len(CONCEPTS) * concepts.N * concepts.TOKENS / _length(material)
 
 
 def _step_seconds(model: Model, forward: float, rows: float) -> float:

@@ -15,6 +15,7 @@ from inscape.models.open import open as open_model
 from inscape.reports.material import Material, gather
 from inscape.reports.plan import Plan, plan_report
 from inscape.reports.sections import (
+    concepts,
     depth,
     heads,
     languages,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[Model, Material], Section]] = {
     "stream": stream.section,
     "skipping": skipping.section,
     "depth": depth.section,
+    "concepts": concepts.section,
     "outliers": outliers.section,
     "heads": heads.section,
     "neurons": neurons.section,
@@ -164,6 +166,7 @@ def _doing(name: str) -> str:
         "stream": "what each layer adds",
         "skipping": "skipping each layer",
         "depth": "who depends on which layer",
+        "concepts": "at which layer it knows",
         "outliers": "massive activations and sinks",
         "heads": "what the heads do",
         "neurons": "how many neurons work",
