@@ -50,7 +50,7 @@ PAPER = Paper(
               at_least=0.8, control="as many other words deleted"),
     ),
 )  # fmt: skip
-QUICK = dict(items=40, real=None)
+QUICK = dict(items=14, real=None)
 
 
 def run(model="toy-senses", *, real="gemma-3-270m", items: int = 240, seed: int = 1, progress=None) -> Result:

@@ -46,7 +46,7 @@ PAPER = Paper(
         Claim("span_over_phi", "the span's mean has the higher AUC, over layers", above=0),
     ),
 )  # fmt: skip
-QUICK = dict(series=3, steps=5, stories=6, layers=(9,), components=2, n=20)
+QUICK = dict(series=3, steps=5, stories=6, layers=(9,), n=20)
 OR_COPY_XOR = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 0]], float)
 OR_AND_XOR = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 0, 1], [1, 1, 0]], float)
 SCORES = ("phi_3", "phi_3_surrogate", "phi_4", "mean")
@@ -54,7 +54,7 @@ THREE_XOR = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 1, 0], [1,
 
 
 def run(model="gemma-3-270m", *, series: int = 40, steps: int = 100, stories: int = 120, layers: tuple = (5, 9, 14),
-        components: int = 3, n: int = 500, seed: int = 0, progress=None) -> Result:  # fmt: skip
+        n: int = 500, seed: int = 0, progress=None) -> Result:  # fmt: skip
     known = ((phi3, OR_AND_XOR, (1, 0, 0), 23 / 12), (phi3, OR_COPY_XOR, (1, 0, 0), 2.3125),
              (phi3, THREE_XOR, (0, 0, 0), 1.875), (phi4, OR_COPY_XOR, (1, 0, 0), float(np.log2(4 / 3))),
              (phi4, THREE_XOR, (0, 0, 0), 1.5))  # fmt: skip
@@ -63,7 +63,7 @@ def run(model="gemma-3-270m", *, series: int = 40, steps: int = 100, stories: in
     chain = np.stack([np.full(8, 0.5), copies[:, 0], copies[:, 1]], 1)
     none = [version(net, (1, 1, 1)).phi for version in (phi3, phi4) for net in (copies, chain, np.full((8, 3), 0.5))]
     planted = _planted(series, steps, seed, progress)
-    read = _stories(model, stories, layers, components, seed, progress)
+    read = _stories(model, stories, layers, 3 if stories > 20 else 2, seed, progress)  # two: a quick look
     tables, shuffled, rng = {}, [], np.random.default_rng(seed)
     for layer, scores in read["scores"].items():
         kept = {name: scores[name] for name in SCORES}
