@@ -17,9 +17,10 @@ from torch import Tensor
 
 from bench.common import Row, set_up, write
 from inscape.core import nulls
+from inscape.core.interval import Interval
 from inscape.read.geometry.graph import alignment, dirichlet_energy, spectral_embedding
 from inscape.read.geometry.modular import ModularCode, modular_accuracy
-from inscape.read.probes import CCS, LDA, LogisticProbe, MeanDifference, RidgeProbe, probe_sites, transfer
+from inscape.read.probes import CCS, LDA, LogisticProbe, MeanDifference, RidgeProbe, SiteScores, probe_sites, transfer
 from inscape.read.similarity import CCA, RSA, MutualKNN, Procrustes, cka, similarity
 
 LEVEL, SEEDS, POWER_SEEDS = 0.05, 200, 50
@@ -35,6 +36,12 @@ def rows(seed: int, effect: float, n: int = 120, d: int = 8) -> tuple[Tensor, Te
     return x, y
 
 
+def p_of(found: SiteScores) -> float:
+    """How often shuffled labels give the only site as much."""
+    assert found.null is not None
+    return float(nulls.permutation_p(float(found.value), found.null[:, 0]))
+
+
 def of_probe(probe: object) -> Case:
     """A permutation test of held-out accuracy (or R2), all of the fit repeated on shuffled labels."""
 
@@ -42,7 +49,7 @@ def of_probe(probe: object) -> Case:
         x, y = rows(seed, effect)
         target = y.double() if isinstance(probe, RidgeProbe) else y
         found = probe_sites({"x": x}, target, probe=probe, test=torch.arange(60, 120), shuffles=39, seed=seed)
-        return float(nulls.permutation_p(float(found.value), found.null[:, 0]))  # type: ignore[index]
+        return p_of(found)
 
     return case
 
@@ -59,7 +66,8 @@ def interval_above_chance(seed: int, effect: float) -> float:
     """Wilson's interval of held-out accuracy lies above a half (one side of 95 %: 0.025)."""
     x, y = rows(seed, effect)
     found = MeanDifference().fit(x[:60], y[:60]).score(x[60:], y[60:], interval=True)
-    return 0.0 if found.low > 0.5 else 1.0  # type: ignore[union-attr]
+    assert isinstance(found, Interval)
+    return 0.0 if found.low > 0.5 else 1.0
 
 
 def grouped_rows(seed: int, effect: float) -> float:
@@ -70,7 +78,7 @@ def grouped_rows(seed: int, effect: float) -> float:
     x = torch.randn(24, 8, generator=g)[group] + 0.1 * torch.randn(120, 8, generator=g)
     x[:, 0] += 2 * effect * y
     found = probe_sites({"x": x}, y, groups=group, folds=4, shuffles=39, seed=seed)
-    return float(nulls.permutation_p(float(found.value), found.null[:, 0]))  # type: ignore[index]
+    return p_of(found)
 
 
 def ccs(seed: int, effect: float) -> float:

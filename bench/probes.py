@@ -9,6 +9,7 @@ their columns standardised outside the clock; ours are standardised inside it. T
 import os
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def main() -> None:
             None,
         ),
     }
-    lbfgs = lambda: theirs(sides, digit, train, "lbfgs")  # noqa: E731
+    lbfgs = partial(theirs, sides, digit, train, "lbfgs")
     made_ = paired("probe 18 layers", lbfgs, cases, samples=rounds(5), warm_up=1)
     if not small:
         write("probes", made_, rows=train, held_out=len(digit) - train, units=640, tolerance=TOL, checked=about)

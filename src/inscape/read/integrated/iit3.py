@@ -64,7 +64,7 @@ def phi3(tpm: object, state: Sequence[int], nodes: Sequence[int] | None = None) 
     """Phi of a candidate set of nodes in a state (all nodes without `nodes`; those outside are held as they are).
 
     Cost: every pair of mechanism and purview with all its partitions, for the network and each of its 2^n - 2 directed
-    cuts: 0.1 s for 3 nodes, seconds for 4, minutes for 5.
+    cuts: 0.1 s for 3 nodes, a second for 4, some minutes for 5 (7 s for the network and for each cut).
     Raises: as `causal_of`; MissingExtraError without scipy, where constellations have to be moved onto each other.
     Source: Oizumi, Albantakis & Tononi 2014, 10.1371/journal.pcbi.1003588; distances, cuts and ties as PyPhi 1 has them
     (equal phi: the larger purview). The earth mover's distance is exact without a linear program, see `moving`.

@@ -14,6 +14,7 @@ from inscape.core.interval import Interval
 from inscape.core.nulls import random_directions, share
 from inscape.core.nulls.permutation import permutation_p
 from inscape.core.nulls.values import check_draws, groups
+from inscape.core.readout import Labels, labels_of
 from inscape.core.step import Step
 from inscape.engine.forward import run
 from inscape.models.model import Model
@@ -155,15 +156,15 @@ def _told(
     return above ^ (high < low)[:, None]
 
 
-def _parts(group: object, n: int, folds: int, seed: int) -> tuple[Int[Tensor, " n"], list[str]]:
+def _parts(group: Labels | None, n: int, folds: int, seed: int) -> tuple[Int[Tensor, " n"], list[str]]:
     if group is None:
         if not 2 <= folds <= n:
             raise InputError(f"folds={folds} of {n} items: 2 or more, and no more than items.")
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         return order % folds, [f"part {i}" for i in range(folds)]
-    numbers = groups(group, "group", n)  # type: ignore[arg-type]
-    listed = group.tolist() if hasattr(group, "tolist") else list(group)  # type: ignore[attr-defined, call-overload]
-    names = {int(k): str(v) for k, v in zip(numbers, listed, strict=True)}
+    listed = labels_of(group, n, "group")
+    numbers = groups(listed, "group", n)
+    names = {int(k): str(v) for k, v in zip(numbers, listed.tolist(), strict=True)}
     if len(names) < 2:
         raise InputError("one group cannot be held out from itself: give two or more, or no group.")
     return torch.from_numpy(numbers), [names[i] for i in range(len(names))]

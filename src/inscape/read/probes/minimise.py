@@ -15,6 +15,7 @@ The objective of a problem (one site, one column of labels, one set of training 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,7 +84,7 @@ class _Batch:
         ratio = design.spread.transpose(0, 1) / design.scale[:, None]  # [site, group, d]
         own = torch.nn.functional.pad(ratio.square() / C, (0, 1))  # the bias has no penalty
         self.penalty = own[:, list(columns.group_of)].reshape(self.B, 1, -1).expand(-1, self.K, -1).reshape(self.B, -1)
-        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)  # noqa: E731
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         self.theta, self.g, self.f = zeros(self.B, self.P), zeros(self.B, self.P), zeros(self.B)
         self.moved, self.turned = zeros(MEMORY, self.B, self.P), zeros(MEMORY, self.B, self.P)
         self.curvature = zeros(MEMORY, self.B)  # s . y; 0 marks an empty place

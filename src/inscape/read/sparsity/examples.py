@@ -14,6 +14,7 @@ from inscape.engine.forward import run
 from inscape.engine.inputs import prepare
 from inscape.models.model import Model
 from inscape.store.statistics import Moments, TopExamples, locate, one_pass
+from inscape.store.statistics.topk import By
 from inscape.store.store import Store
 
 
@@ -77,7 +78,7 @@ def top_examples(
     site: str,
     *,
     k: int = 10,
-    by: str = "largest",
+    by: By = "largest",
     window: int = 12,
     progress: Progress = None,
 ) -> Examples:
@@ -89,7 +90,7 @@ def top_examples(
     Raises: InputError for inputs that are no tokens; SiteError.
     """
     (name,) = model.sites(site).names if site in model.sites else [site]
-    top, moments = TopExamples(k, by), Moments()  # type: ignore[arg-type]
+    top, moments = TopExamples(k, by), Moments()
     held: dict[int, tuple[int, ...]] = {}
     starts, row, n = [], 0, 0
     for index, one in enumerate(texts):
@@ -120,13 +121,13 @@ def top_examples(
 
 
 def store_examples(
-    store: Store, column: str, *, tokenizer: Any = None, k: int = 10, by: str = "largest", window: int = 12
+    store: Store, column: str, *, tokenizer: Any = None, k: int = 10, by: By = "largest", window: int = 12
 ) -> Examples:
     """The same of a recorded column, in one pass; the contexts are the store's own tokens, decoded by `tokenizer`.
 
     row of an example is its sample; contexts are right where all positions of a sample were recorded.
     """
-    top, moments = TopExamples(k, by), Moments()  # type: ignore[arg-type]
+    top, moments = TopExamples(k, by), Moments()
     one_pass(store, {column: [top, moments]})
     found = locate(store, top.rows_)
     tokens, samples = store["token"], store["sample"]

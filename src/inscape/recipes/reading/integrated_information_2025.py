@@ -130,7 +130,10 @@ def _stories(model: Any, stories: int, layers: tuple, n: int, seed: int, progres
     model = ins.open(model, dtype=torch.float32) if isinstance(model, str) else model
     told = false_belief(stories, seed=seed)
     sites, held, right = [f"layers.{i}.resid_post" for i in layers], {i: [] for i in layers}, []
-    first = lambda word: model.tokenizer(word, add_special_tokens=False)["input_ids"][0]  # noqa: E731
+
+    def first(word: str) -> int:
+        return model.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+
     for start in range(0, stories, 8):
         batch = told[start : start + 8]
         trace = ins.run(model, [s.text for s in batch], read=sites, output="last")
