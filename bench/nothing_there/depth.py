@@ -58,7 +58,7 @@ def halves(seed: int, effect: float) -> float:
 
 def settled(seed: int, effect: float) -> float:
     """Overlap of the lens before the last layer with what is said, beside that of another token."""
-    made = lens_profile(told(seed, effect), tokens(seed, 10, 5).tolist(), k=5, seed=seed)
+    made = lens_profile(told(seed, effect), tokens(seed, 8, 5).tolist(), k=5, seed=seed)
     assert made.control is not None
     return paired(made.overlap[:, 1], made.control[:, 1], seed)
 

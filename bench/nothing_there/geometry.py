@@ -81,10 +81,10 @@ def modular(seed: int, effect: float) -> float:
 
 
 def two_way(seed: int, effect: float) -> float:
-    """Cells of four classes and five indices decoded from their parts, beside 19 shuffles of the indices."""
+    """Cells of three classes and four indices decoded from their parts, beside 19 shuffles of the indices."""
     g = torch.Generator().manual_seed(seed)
-    classes, indices = torch.arange(20) // 5, torch.arange(20) % 5
-    x = torch.randn(20, 8, generator=g) + 3 * effect * torch.randn(5, 8, generator=g)[indices]
+    classes, indices = torch.arange(12) // 4, torch.arange(12) % 4
+    x = torch.randn(12, 8, generator=g) + 4 * effect * torch.randn(4, 8, generator=g)[indices]
     made = [transfer_accuracy(x, classes, indices, seed=100 * seed + i) for i in range(19)]
     return above(made[0][0], [m[1] for m in made if m[1] is not None])
 
@@ -150,7 +150,7 @@ def of_distance(grouped: bool) -> Case:
 
 def added(seed: int, effect: float) -> float:
     """The cosine of what the last layer adds with the stream, beside that of what it adds at another token."""
-    model, ids = told(seed, effect), tokens(seed, 10, 6)
+    model, ids = told(seed, effect), tokens(seed, 8, 6)
     made = [contributions(model, [one], seed=seed) for one in ids.tolist()]
     own, other = (torch.stack([m["mlp_out"][2] for m in side]) for side in
                   ([m.cosine for m in made], [m.control for m in made]))  # fmt: skip

@@ -29,7 +29,7 @@ def logit(seed: int, effect: float) -> float:
 
 def _set(seed: int, effect: float) -> TokenSetReading:
     """One prompt and one set of four tokens, random or with what will be said."""
-    model, ids = told(seed, effect), tokens(seed, 1, 2)
+    model, ids = told(seed, 4 * effect), tokens(seed, 1, 2)
     drawn = torch.randperm(200, generator=torch.Generator().manual_seed(seed))[:4] + 4
     if effect:
         drawn[0] = said(model, ids)[0]

@@ -36,8 +36,8 @@ def coherent(seed: int, effect: float) -> float:
     rows = range(60)
     support = Support(("0", "1"), tuple(values), None, (target.double(),) * 60, (ids,) * 60, (target,) * 60)
     score = coherence(support, [[0, 1, 2] for _ in rows], [[3, 4, 5] for _ in rows])
-    wrong = torch.rand(60, generator=g).double() + 5 * effect * (0.5 - score) < 0.5
-    return binned_errors(score.float(), ~wrong, n_bins=5, n=199, seed=seed).p
+    wrong = torch.rand(60, generator=g).double() + 8 * effect * (0.5 - score) < 0.5
+    return binned_errors(score.float(), wrong, n_bins=5, n=199, seed=seed).p
 
 
 def spans(seed: int, effect: float) -> float:

@@ -61,7 +61,7 @@ def cka_interval(seed: int, effect: float) -> float:
 
 
 def pairs_of_sites(seed: int, effect: float) -> float:
-    """All pairs of three sites of eight items each held in one matrix: one pair by its own p."""
+    """All pairs of three sites at once: one pair by its own p."""
     x, y = two_sites(seed, effect)
     made = similarity_matrix({"x": x, "y": y, "z": two_sites(seed + 5000, 0)[0]}, measure=Procrustes(), n=99, seed=seed)
     assert made.p is not None
