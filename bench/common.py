@@ -120,7 +120,7 @@ def machine() -> str:
     )
 
 
-def write(name: str, rows: list[Row], *, say: bool = True, **about: Any) -> Path:
+def write(name: str, rows: list[Row], **about: Any) -> Path:
     """Write bench/results/<machine>-<name>.json with all that is needed to measure the same again."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{machine()}-{name}.json"
@@ -138,8 +138,7 @@ def write(name: str, rows: list[Row], *, say: bool = True, **about: Any) -> Path
         "rows": rows,
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
-    if say:
-        print(f"  wrote {path.relative_to(ROOT)}")
+    print(f"  wrote {path.relative_to(ROOT)}")
     return path
 
 

@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 
 import torch
 
@@ -65,7 +67,8 @@ def main(words: Sequence[str] = ()) -> None:
             continue
         if seeds == SEEDS:
             rows[name] = row
-            write(NAME, [rows[n] for n in CASES if n in rows], say=False, level=LEVEL)
+            with redirect_stdout(StringIO()):  # it says where, once a row
+                write(NAME, [rows[n] for n in CASES if n in rows], level=LEVEL)
     if failed:
         raise SystemExit(f"{len(failed)} rows failed: {', '.join(failed)}")
 
