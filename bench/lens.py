@@ -7,15 +7,15 @@ shapes, with no statistics, a chunk of rows after the other.
     python -m bench.lens
 """
 
-import gc
 import os
 from typing import Any
 
 import torch
 
 import inscape as ins
-from bench.common import Row, paired, resident, rounds, same, set_up, write
+from bench.common import Row, paired, peaked, rounds, same, set_up, write
 from inscape.engine.unembed import unembedding
+from inscape.read.lenses.kl import kl_to_final
 from inscape.read.lenses.logit import logit_lens
 from inscape.read.lenses.states import stream
 from inscape.read.lenses.vocabulary import read_vocabulary
@@ -57,8 +57,29 @@ def main() -> None:
         warm_up=1,
         **about,
     )
+    rows += training(unembed, read.states[:, :32], read.ends[:32])
     rows.append(memory(model, ids))
     write("lens", rows)
+
+
+def training(unembed: Any, states: torch.Tensor, ends: torch.Tensor) -> list[Row]:
+    """What a tuned lens pays a step: KL to the final distribution and its gradient; below: the two products alone."""
+    flat, weight = unembed.ready(states.flatten(0, 1)), unembed.head.weight
+
+    @torch.no_grad()
+    def bare() -> None:
+        (flat @ weight.T) @ weight
+
+    def ours(autocast: bool = False) -> None:
+        leaf = states.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            kl_to_final(unembed, leaf, ends).sum().backward()
+
+    cases: dict[str, Any] = {
+        "KL and gradient of every state": (ours, 1.5),
+        "the same in bfloat16": (lambda: ours(True), None),
+    }
+    return paired("products of a tuned lens", bare, cases, samples=rounds(5), warm_up=1, states=len(flat))
 
 
 def check(model: "ins.Model", unembed: Any, ids: torch.Tensor) -> None:
@@ -80,13 +101,13 @@ def check(model: "ins.Model", unembed: Any, ids: torch.Tensor) -> None:
 
 
 def memory(model: "ins.Model", ids: torch.Tensor) -> Row:
-    """Resident memory that a reading adds at its end; all scores at once would be 19 GB."""
-    gc.collect()
-    before = resident()
-    logit_lens(model, ids)
-    added = resident() - before
-    print(f"  memory: {added / 2**20:.0f} MiB more after a reading", flush=True)
-    return {"title": "memory", "case": "logit_lens", "added_bytes": added}
+    """Memory that a reading holds at its peak; all scores at once would be 19 GB."""
+    reading, added = peaked(lambda: logit_lens(model, ids))
+    scores = reading.entropy.numel() * model.config.vocab_size * 4
+    print(
+        f"  memory: {added / 1e6:,.0f} MB at the peak of a reading; all scores are {scores / 1e6:,.0f} MB", flush=True
+    )
+    return {"title": "memory", "case": "logit_lens", "peak_bytes": added, "scores_bytes": scores}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Readouts trained from a store larger than memory: fitted, saved, loaded in a fresh process, the same numbers.
 
 Question: does what the process holds grow with the rows? A store of 3 GB is written; each readout of `READOUTS` is then
-fitted from it, scored and saved in a process of its own whose peak resident memory may grow by no more than 500 MB over
-what its imports take; another fresh process loads the file and must give the same bits; another model is refused.
-`READOUTS`: name -> how to make it, and which column is its target; a lens that trains from a store is one more line.
+fitted from it, scored and saved in a process of its own, which may hold at most 500 MB more at its peak than before and
+is forbidden to: its memory is limited to that; another fresh process loads the file and must give the same bits;
+another model is refused. `READOUTS`: name -> how to make it, and which column is its target. The tuned lens, which
+learns from real states of a model, is in `out_of_core_lens`.
 """
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ from typing import Any
 import torch
 
 import inscape as ins
-from bench.common import Row, set_up, write
+from bench.common import Row, peaked, set_up, write
 from inscape.core.readout import row_batches
 from inscape.read.probes import LogisticProbe, MeanDifference, RidgeProbe
 from inscape.store import manifest
@@ -67,11 +69,10 @@ def fit(store: str, name: str, path: str) -> None:
     opened = ins.Store(store)
     make, target = READOUTS[name]
     warm(make, target)
-    before = peak()
+    confine(ALLOWED)
     start = time.perf_counter()
-    readout = make().fit(opened[SITE], opened[target][:])
+    readout, grown = peaked(lambda: make().fit(opened[SITE], opened[target][:]))
     seconds = time.perf_counter() - start
-    grown = peak() - before
     ins.save_readout(path, readout)
     print(json.dumps({"grown": grown, "seconds": seconds, "score": score(opened, readout, target)}))
 
@@ -103,12 +104,15 @@ def warm(make: Callable[[], Any], target: str) -> None:
         pass
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def confine(more: int) -> None:
+    """From here on this process may allocate so many bytes more, and no byte beyond."""
+    held = int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (held + more, held + more))
 
 
-def asked(call: str, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.out_of_core", call, *arguments]
+def asked(call: str, *arguments: str, module: str = "bench.out_of_core") -> dict[str, Any]:
+    """What a call of a module says as JSON, in a process of its own."""
+    command = [sys.executable, "-m", module, call, *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     if said.returncode:
         raise AssertionError(f"{call} {arguments[1]}: {said.stderr[-2000:]}")

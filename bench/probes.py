@@ -66,7 +66,9 @@ def main() -> None:
     lbfgs = partial(theirs, sides, digit, train, "lbfgs")
     made_ = paired("probe 18 layers", lbfgs, cases, samples=rounds(5), warm_up=1)
     if not small:
-        write("probes", made_, rows=train, held_out=len(digit) - train, units=640, tolerance=TOL, checked=about)
+        write(
+            "probes", made_, training_rows=train, held_out=len(digit) - train, units=640, tolerance=TOL, checked=about
+        )
 
 
 def standardised(x: torch.Tensor, train: int) -> np.ndarray:

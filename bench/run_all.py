@@ -14,8 +14,10 @@ NAMES = (
     "similarity",
     "probes",
     "out_of_core",
+    "out_of_core_lens",
     "false_positives",
     "lens",
+    "signals",
 )
 
 

@@ -121,7 +121,11 @@ def units_of(x: Rows, name: str = "x", *, d: int | None = None) -> int:
 def picked(x: Rows, index: Int[Tensor, " m"] | np.ndarray) -> Rows:
     """Some of the rows, still unread: those of a fold, of one half. index: row numbers, rising."""
     where = torch.as_tensor(index)
-    return x[where.to(x.device)] if isinstance(x, Tensor) else _Picked(x, where)
+    if not isinstance(x, Tensor):
+        return _Picked(x, where)
+    if len(where) and bool((where.diff() == 1).all()):
+        return x[int(where[0]) : int(where[-1]) + 1]  # one stretch: no copy
+    return x[where.to(x.device)]
 
 
 class _Picked:

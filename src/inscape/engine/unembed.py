@@ -61,30 +61,38 @@ class Unembedding:
         return head if type(head) is nn.Linear and head.weight.is_floating_point() else None
 
     def slabs(
-        self, ready: Float[Tensor, "rows d_model"], width: int
+        self,
+        ready: Float[Tensor, "rows d_model"],
+        width: int,
+        *,
+        ruled: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "rows part"]]]:
         """The scores of `width` tokens after the other, as (first token, scores), for states that `ready` gave.
 
         All scores never exist at once where the head is one matrix; other heads give them whole, cut afterwards. What
-        was given last is overwritten by the next. No gradient passes.
+        was given last is overwritten by the next. No gradient passes. ruled=False: before the rules, see `bent`.
+        dtype: of the products, the matrix's own when left out.
         """
         with torch.no_grad():
             head = self.matrix
             if head is None:
-                scores = self._ruled(self.head(ready).float())
+                scores = self.head(ready).float()
+                scores = self._ruled(scores) if ruled else scores
                 for start in range(0, scores.shape[-1], width):
                     yield start, scores[:, start : start + width]
                 return
-            weight, bias = head.weight, head.bias
-            room = torch.empty(len(ready), min(width, len(weight)), dtype=weight.dtype, device=weight.device)
+            weight, bias, dtype = head.weight, head.bias, dtype or head.weight.dtype
+            room = torch.empty(len(ready), min(width, len(weight)), dtype=dtype, device=weight.device)
+            ready = ready.to(dtype)
             for start in range(0, len(weight), width):
-                part = weight[start : start + width]
+                part = weight[start : start + width].to(dtype)
                 out = room[:, : len(part)]
                 if bias is None:
                     torch.mm(ready, part.T, out=out)
                 else:
-                    torch.addmm(bias[start : start + width], ready, part.T, out=out)
-                yield start, self._ruled(out.float())
+                    torch.addmm(bias[start : start + width].to(dtype), ready, part.T, out=out)
+                yield start, self._ruled(out.float()) if ruled else out.float()
 
     def ready(self, hidden: Float[Tensor, "*rows d_model"], normed: bool = False) -> Float[Tensor, "*rows d_model"]:
         """States as the head reads them: past the final norm, on its device, in its dtype."""
@@ -106,6 +114,18 @@ class Unembedding:
             else:
                 scores = scores * number if kind == "times" else scores / number
         return scores
+
+    def bent(self, raw: Float[Tensor, "*rows vocab"]) -> tuple[Float[Tensor, "*rows vocab"], Tensor | float]:
+        """Scores after the rules, and what the rules do to a small change: one number where they are linear."""
+        scores, slope = raw, 1.0
+        for kind, number in self.rules:
+            if kind == "softcap":
+                bend = torch.tanh(scores / number)
+                scores, slope = bend * number, slope * (1 - bend.square())
+            else:
+                factor = number if kind == "times" else 1 / number
+                scores, slope = scores * factor, slope * factor
+        return scores, slope
 
     def rows_at_once(self, budget: int = BUDGET) -> int:
         """How many rows of scores fit the budget; at least one."""

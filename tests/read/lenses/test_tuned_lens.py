@@ -28,7 +28,7 @@ def rows_of_gpt2(n: int = 400, seed: int = 0) -> dict[str, torch.Tensor]:
     return {name: x.flatten(0, 1) for name, x in trace.items()}
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2", "cohere", "bert"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "cohere", "granite", "phi", "bert"])
 @pytest.mark.parametrize("budget", [1, 10**4, 10**9])
 def test_the_kl_and_its_gradient_are_those_of_autograd_through_all_scores(name: str, budget: int) -> None:
     model = gpt2() if name == "gpt2" else ins.open(build(name))
@@ -41,6 +41,25 @@ def test_the_kl_and_its_gradient_are_those_of_autograd_through_all_scores(name: 
     (wanted,) = torch.autograd.grad((plain * torch.arange(1, 4)).sum(), states)
     torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["phi", "gemma2"])
+def test_the_kl_keeps_to_autocast_and_forbids_nothing_to_scores_that_are_impossible(name: str) -> None:
+    unembed = unembedding(ins.open(build(name)))
+    states, ends = torch.randn(3, 5, 32, requires_grad=True), torch.randn(5, 32)
+    wide = kl_to_final(unembed, states, ends)
+    (wanted,) = torch.autograd.grad(wide.sum(), states)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kl_to_final(unembed, states, ends)
+    (gradient,) = torch.autograd.grad(found.sum(), states)
+    assert not torch.equal(found, wide)
+    torch.testing.assert_close(found, wide, atol=0.02, rtol=0.05)
+    assert float((gradient - wanted).norm() / wanted.norm()) < 0.05
+    if unembed.head.bias is not None:  # a token that can never be said
+        unembed.head.bias.data[3] = -torch.inf
+        never = kl_to_final(unembed, states, ends)
+        (gradient,) = torch.autograd.grad(never.sum(), states)
+        assert bool(never.isfinite().all() and gradient.isfinite().all())
 
 
 def test_a_planted_map_is_found_and_a_shuffled_target_finds_none_of_it() -> None:

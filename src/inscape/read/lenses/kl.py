@@ -1,7 +1,9 @@
-"""KL to the final distribution through the head, with its gradient and without all scores at once.
+"""KL to the final distribution through the head, with its gradient and without ever holding all scores.
 
-The gradient of a few positions is computed together with their loss, so that scores are made once and thrown away;
-only the gradient at the states is kept, which is as small as the states.
+The head's matrix is cut into slabs of tokens, as in `vocabulary`. With z the scores of a state, w the rows of the head
+and q the final distribution, each slab adds to sum exp(z - m), to sum exp(z - m) w and to sum q w; at the end
+KL = sum q log q + log Z - sum q z, and its gradient at the normed state is sum (softmax(z) - q) w. The last sum is the
+same for all layers of a position, unless a softcap bends each score by itself.
 """
 
 from typing import Any
@@ -11,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inscape.engine.unembed import BUDGET, Unembedding
+from inscape.read.lenses.vocabulary import log_z, sizes
 
 
 def kl_to_final(
@@ -23,7 +26,8 @@ def kl_to_final(
     """Mean over rows of KL(p_final | p_lens) of each layer, in nats; differentiable in `states`.
 
     ends: states after the last layer, whose distribution is the target. Cost: one product with the head and one with
-    its transpose a state; about five tensors of scores of `budget` bytes in all are alive at once.
+    its transpose a state (one more with a softcap), two and one a position, in the type of autocast where that is on;
+    some MB of scores at once, all of them, `budget` bytes at a time, where the head is no single matrix.
     """
     return kl_rows(unembed, states, ends, budget=budget).mean(1)
 
@@ -36,34 +40,28 @@ def kl_rows(
     budget: int = BUDGET,
 ) -> Float[Tensor, "layer row"]:
     """The same for every row."""
-    value = _KL.apply(states, ends, unembed, max(1, budget // (4 * unembed.n_vocab * 5)))
+    with torch.no_grad():
+        target = unembed.ready(ends)
+    value = _KL.apply(unembed.ready(states), target, unembed, budget)
     assert isinstance(value, Tensor)
     return value
 
 
 class _KL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, ends: Tensor, unembed: Unembedding, step: int) -> Tensor:
-        layers, rows, _ = states.shape
-        wanted = states.requires_grad
-        found = torch.zeros(layers, rows, device=states.device)
-        gradient = torch.zeros_like(states) if wanted else None
-        per = max(1, step // layers)  # rows, with all their layers, while these fit; else layers one after the other
-        group = layers if step >= layers else step
-        for start in range(0, rows, per):
-            here = slice(start, start + per)
-            with torch.no_grad():
-                log_p = torch.log_softmax(unembed(ends[here]), -1)
-                p = log_p.exp()
-                own = torch.special.xlogy(p, p).sum(-1)
-            for first in range(0, layers, group):
-                some = states[first : first + group, here].detach().requires_grad_(wanted)
-                with torch.set_grad_enabled(wanted):
-                    scores = unembed(some)
-                    cross = scores.logsumexp(-1) - torch.einsum("rv,lrv->lr", p, scores)
-                    if gradient is not None:
-                        gradient[first : first + group, here] = torch.autograd.grad(cross.sum(), some)[0]
-                found[first : first + group, here] = (own + cross).detach()
+    def forward(ctx: Any, ready: Tensor, target: Tensor, unembed: Unembedding, budget: int) -> Tensor:
+        layers, rows, _ = ready.shape
+        found = torch.zeros(layers, rows, device=ready.device)
+        gradient = torch.zeros_like(ready) if ready.requires_grad else None
+        slabs = unembed.matrix is not None
+        step, width = sizes(unembed, layers + 1, ready.device, budget if slabs else budget // 5)
+        for start in range(0, rows, step):
+            here = slice(start, start + step)
+            of_rows = _by_slabs if slabs else _whole
+            value, slope = of_rows(unembed, ready[:, here], target[here], gradient is not None, width)
+            found[:, here] = value
+            if gradient is not None and slope is not None:
+                gradient[:, here] = slope.to(gradient.dtype)
         ctx.gradient = gradient
         return found
 
@@ -73,3 +71,71 @@ class _KL(torch.autograd.Function):
         if gradient is None:
             return None, None, None, None
         return gradient * outer[0][..., None].to(gradient.dtype), None, None, None
+
+
+def _by_slabs(
+    unembed: Unembedding, ready: Tensor, target: Tensor, wanted: bool, width: int
+) -> tuple[Tensor, Tensor | None]:
+    """KL of [layer, row] states and its gradient at them, for a head that is one matrix."""
+    head = unembed.matrix
+    assert head is not None
+    layers, rows, d_model = ready.shape
+    n, device = layers * rows, ready.device
+    cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else head.weight.dtype
+    with torch.autocast(device.type, enabled=False), torch.no_grad():
+        flat = ready.reshape(n, d_model)
+        log_q = log_z(unembed, target, width, dtype=cast)
+        high = torch.full((n,), -torch.inf, device=device)
+        total, cross, own = (torch.zeros(k, device=device) for k in (n, n, rows))
+        pull, bent = torch.zeros(n, d_model, device=device), None
+        push = torch.zeros(rows, d_model, device=device)
+        for first, raw in unembed.slabs(torch.cat([flat, target]), width, ruled=False, dtype=cast):
+            x, slope = unembed.bent(raw)
+            weight = head.weight[first : first + x.shape[1]].to(cast)
+            log_p = x[n:] - log_q[:, None]
+            q = log_p.exp()
+            own += _dot(q, log_p)
+            if isinstance(slope, float):
+                push += (q.to(cast) @ weight).float()
+                if head.bias is not None:
+                    cross += slope * _dot(q, head.bias[first : first + x.shape[1]].float()).repeat(layers)
+            else:
+                bent = torch.zeros(n, d_model, device=device) if bent is None else bent
+                each = q.repeat(layers, 1)
+                cross += _dot(each, x[:n])
+                if wanted:
+                    bent += ((each * slope[:n]).to(cast) @ weight).float()
+            x = x[:n]
+            now = torch.maximum(high, x.amax(1)).clamp(min=-1e30)
+            shrink, high = (high - now).exp(), now
+            e = x.sub_(now[:, None]).exp_()
+            total = total * shrink + e.sum(1)
+            if wanted:
+                e = e if isinstance(slope, float) else e * slope[:n]
+                pull.mul_(shrink[:, None]).add_(e.to(cast) @ weight)
+        factor = slope if isinstance(slope, float) else 1.0
+        if bent is None:
+            bent = push.repeat(layers, 1)
+            cross += factor * torch.linalg.vecdot(bent, flat.float())
+        value = own.repeat(layers) + high + total.log() - cross
+        gradient = factor * (pull / total[:, None] - bent) if wanted else None
+    return value.view(layers, rows), None if gradient is None else gradient.view(layers, rows, d_model)
+
+
+def _dot(q: Tensor, x: Tensor) -> Tensor:
+    """sum q x of every row, where q = 0 with x = -inf counts nothing."""
+    return torch.linalg.vecdot(q, x.clamp(min=-1e30))
+
+
+def _whole(
+    unembed: Unembedding, ready: Tensor, target: Tensor, wanted: bool, width: int
+) -> tuple[Tensor, Tensor | None]:
+    """The same for any head, with all scores of these rows; `width` says nothing here."""
+    log_q = torch.log_softmax(unembed(target, normed=True), -1)
+    q = log_q.exp()
+    some = ready.detach().requires_grad_(wanted)
+    with torch.set_grad_enabled(wanted):
+        scores = unembed(some, normed=True)
+        cross = scores.logsumexp(-1) - torch.einsum("rv,lrv->lr", q, scores)
+        gradient = torch.autograd.grad(cross.sum(), some)[0] if wanted else None
+    return (torch.special.xlogy(q, q).sum(-1) + cross).detach(), gradient

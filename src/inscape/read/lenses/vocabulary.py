@@ -61,7 +61,7 @@ def read_vocabulary(
     n_layers, n_rows = states.shape[:2]
     k = min(k, unembed.n_vocab)
     n_asked = 0 if tokens is None else tokens.shape[-1]
-    step, width = _sizes(unembed, n_layers + (reference is not None), states.device, budget)
+    step, width = sizes(unembed, n_layers + (reference is not None), states.device, budget)
     out = Scores(
         torch.zeros(n_layers, n_rows),
         torch.zeros(n_layers, n_rows),
@@ -78,13 +78,13 @@ def read_vocabulary(
         against = None
         if reference is not None:
             ready = unembed.ready(reference[here])
-            log_q = _log_z(unembed, ready, width) if reference_log_z is None else reference_log_z[here].to(ready.device)
+            log_q = log_z(unembed, ready, width) if reference_log_z is None else reference_log_z[here].to(ready.device)
             against = ready, log_q
         _read(unembed, states[:, here], asked, against, width, out, here)
     return out
 
 
-def _sizes(unembed: Unembedding, n_layers: int, device: torch.device, budget: int | None) -> tuple[int, int]:
+def sizes(unembed: Unembedding, n_layers: int, device: torch.device, budget: int | None) -> tuple[int, int]:
     """Rows (with all their layers) and tokens that are in work at once."""
     if unembed.matrix is None:  # whole scores; the statistics make two more of them
         return max(1, (budget or BUDGET) // (4 * unembed.n_vocab) // n_layers), unembed.n_vocab
@@ -176,9 +176,9 @@ def _keep_best(x: Tensor, largest: Tensor, first: int, best: Tensor, which: Tens
     which[rows] = torch.cat([which[rows], here.indices + first], 1).gather(1, order.indices)
 
 
-def _log_z(unembed: Unembedding, ready: Tensor, width: int) -> Tensor:
-    """log of the sum of exp(score) of each state."""
+def log_z(unembed: Unembedding, ready: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """log of the sum of exp(score) of each state, for states that `Unembedding.ready` gave."""
     found = torch.full((len(ready),), -torch.inf, device=ready.device)
-    for _, scores in unembed.slabs(ready, width):
+    for _, scores in unembed.slabs(ready, width, dtype=dtype):
         found = torch.logaddexp(found, scores.logsumexp(1))
     return found

@@ -90,6 +90,7 @@ class _Batch:
         self.curvature = zeros(MEMORY, self.B)  # s . y; 0 marks an empty place
         self.factor: dict[int, Tensor] = {}  # problem -> Cholesky factor (dense) or diagonal
         self.fresh = torch.ones(self.B, dtype=torch.bool)  # the factor is of where the problem is
+        self.room = torch.empty(0, self.design.d + 1, device=device)
         self.rounds, self.hessians = (torch.zeros(self.B, dtype=torch.int64) for _ in range(2))
 
     def solved(self) -> Minimum:
@@ -205,7 +206,8 @@ class _Batch:
             if found.ndim == 1:
                 out[i] = (rows / found).reshape(-1)
             else:
-                out[i] = torch.cholesky_solve(rows.T.to(found.dtype), found).T.reshape(-1).double()
+                half = torch.linalg.solve_triangular(found, rows.T.to(found.dtype), upper=False)
+                out[i] = torch.linalg.solve_triangular(found.mT, half, upper=True).T.reshape(-1).double()
         return out
 
     def _evaluate(self, problems: Tensor, theta: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -264,7 +266,7 @@ class _Batch:
             for g in groups:
                 weight = self.mask[rows, g].float()[:, None]
                 if self.is_dense:
-                    _add_upper(out[g], x, weight)
+                    self._add_upper(out[g], x, weight)
                 else:
                     out[g] += (x.square() * weight).sum(0)
         return out
@@ -278,7 +280,7 @@ class _Batch:
                 share = torch.sigmoid((x @ weight.T).double())
                 curve = share * (1 - share) * self.mask[rows][:, [self.group_of[j] for j in js]]
                 for i in range(len(js)):
-                    _add_upper(sums[i], x, curve[:, i : i + 1].float())
+                    self._add_upper(sums[i], x, curve[:, i : i + 1].float())
             for i, j in enumerate(js):
                 b = s * self.J + j
                 self.factor[b] = self._factored(sums[i], self.penalty[b])
@@ -286,20 +288,28 @@ class _Batch:
         self.fresh[problems] = True
         self.curvature[:, problems.to(self.curvature.device)] = 0
 
+    def _add_upper(self, total: Float[Tensor, "d d"], x: Float[Tensor, "m d"], weight: Float[Tensor, "m 1"]) -> None:
+        """Add the upper triangle of x^T diag(weight) x, by blocks."""
+        if len(self.room) < len(x):
+            self.room = torch.empty_like(x)  # kept: fresh memory costs as much as the products' smallest block
+        weighted = torch.mul(x, weight, out=self.room[: len(x)])
+        for start in range(0, x.shape[1], BLOCK):
+            total[start : start + BLOCK, start:].addmm_(weighted[:, start : start + BLOCK].T, x[:, start:])
+
     def _factored(self, upper: Tensor, penalty: Tensor) -> Tensor:
+        """Cholesky factor of an upper triangle and its penalty; the triangle is used up."""
         if upper.ndim == 1:
             return upper.double() + penalty.clamp(min=1e-12)
-        held = upper.triu() + upper.triu(1).T
-        held.diagonal().add_(penalty.float())
-        found, failed = torch.linalg.cholesky_ex(held)
+        upper.diagonal().add_(penalty.float())
+        found, failed = torch.linalg.cholesky_ex(upper.mT)
         grown = 1e-7
         while bool(failed):  # a Hessian that float32 cannot tell from a singular one
-            wide = held.double()
-            wide.diagonal().add_(grown * held.diagonal().mean().double())
-            found, failed = torch.linalg.cholesky_ex(wide)
+            wide = upper.double()
+            wide.diagonal().add_(grown * upper.diagonal().mean().double())
+            found, failed = torch.linalg.cholesky_ex(wide.mT)
             grown *= 10
             if not math.isfinite(grown) or grown > 1e6:
-                return held.diagonal().double().abs().clamp(min=1e-12)
+                return upper.diagonal().double().abs().clamp(min=1e-12)
         return found
 
     def _by_site(self, problems: Tensor) -> dict[int, list[int]]:
@@ -307,10 +317,3 @@ class _Batch:
         for b in problems.tolist():
             out.setdefault(b // self.J, []).append(b % self.J)
         return out
-
-
-def _add_upper(total: Float[Tensor, "d d"], x: Float[Tensor, "m d"], weight: Float[Tensor, "m 1"]) -> None:
-    """Add the upper triangle of x^T diag(weight) x, by blocks."""
-    weighted = x * weight
-    for start in range(0, x.shape[1], BLOCK):
-        total[start : start + BLOCK, start:].addmm_(weighted[:, start : start + BLOCK].T, x[:, start:])

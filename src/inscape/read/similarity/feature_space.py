@@ -17,7 +17,7 @@ from torch import Tensor
 from inscape.core.errors import InputError
 from inscape.core.progress import Progress, tell
 from inscape.core.readout import Rows, units_of
-from inscape.read.similarity.columns import together
+from inscape.read.similarity.columns import BATCH_BYTES, together
 from inscape.read.similarity.sums import Sums
 
 FLUSH = 16_384  # rows that are added up in float32
@@ -88,7 +88,7 @@ class _Lengths:
         self.carried = [torch.zeros(k, d, dtype=torch.float64) for d in widths]  # sum |x'|^2 y'
 
     def count(self, parts: Sequence[Tensor]) -> None:
-        square = torch.stack([p.square().sum(1) for p in parts])
+        square = torch.stack([torch.linalg.vecdot(p, p) for p in parts])
         for p, total, carried in zip(parts, self.sums, self.carried, strict=True):
             total += p.sum(0, dtype=torch.float64).cpu()
             carried += (square @ p).double().cpu()
@@ -126,7 +126,9 @@ def _products(
     long: dict[int, Tensor] = {}
     held = 0
     wide = torch.float64 if any(columns[names[i]].dtype == torch.float64 for i in needed) else torch.float32
-    for rows, parts in together({names[i]: columns[names[i]] for i in needed}, dtype=wide, device=device):
+    used = {names[i]: columns[names[i]] for i in needed}
+    most = min(BATCH_BYTES, 4 * FLUSH * sum(widths[i] for i in needed))
+    for rows, parts in together(used, dtype=wide, device=device, batch_bytes=most):
         if number == 0 and not lengths.first:
             lengths.first = {i: p.double().mean(0).to(wide) for i, p in zip(needed, parts, strict=True)}
         parts = [(p - lengths.first[i].to(p)).float().to(parts[0].device) for i, p in zip(needed, parts, strict=True)]

@@ -1,6 +1,6 @@
 """Sums over pairs of items from the kernels themselves, n x n, a tile of all sites at a time: for few items.
 
-1. Rows are centred and scaled in float64, kept as float32.
+1. Rows are centred twice and scaled, kept as float32.
 2. For a tile of items (a, b >= a): the kernel of every site there, one product each; then all inner products of sites
    in one product of what lies flat. Tiles off the diagonal count twice.
 3. Tiles are summed in float64. A kernel that is not linear is centred at the end, by its row sums, exactly; a constant
@@ -8,6 +8,7 @@
 Cost: n^2/2 (sum of d) multiplications; memory the rows in float32 and one tile of each site.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from inscape.core.progress import Progress, tell
 from inscape.read.similarity.sums import Sums
 
-TILE_BYTES = 96 << 20
+TILE_BYTES = 8 << 20  # of the cache, where there is a large one; small tiles also waste less on the diagonal
 RUN = 1 << 14  # products that are added up in float32: a million at once are wrong by 2e-6, so many by 1e-8
 MEDIAN_ROWS = 1000  # items between which the median distance is taken
 
@@ -29,7 +30,7 @@ def linear_sums(x: Sequence[Tensor], *, cubes: bool = True, progress: Progress =
     for a, b, tile in _tiles(x, progress):
         for part in tile.reshape(k, -1).split(RUN, 1):
             inner += (part @ part.T).double() * (1 if a == b else 2)
-    diagonal = torch.stack([v.double().square().sum(1) for v in x])
+    diagonal = torch.stack([v.square().sum(1, dtype=torch.float64) for v in x])
     third = torch.stack([_cube(v) for v in x]) if cubes else None
     return Sums(n, inner, diagonal @ diagonal.T, diagonal.sum(1), third)
 
@@ -63,13 +64,14 @@ def rbf_sums(x: Sequence[Tensor], fraction: float, *, cubes: bool = True, progre
     return Sums(n, inner, diagonal @ diagonal.T, diagonal.sum(1), third)
 
 
-def centred(x: Tensor) -> Tensor:
+def centred(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows without their mean, scaled to unit mean square, float32: squares then neither lose digits nor overflow."""
-    wide = x.double()
-    wide = wide - wide.mean(0)
-    wide = wide - wide.mean(0)
-    size = float(wide.square().mean().sqrt())
-    return (wide / size if size > 0 else wide).float()
+    y = x - x.mean(0)
+    y -= y.mean(0)  # what rounding left of a large one
+    size = float(y.norm()) / y.numel() ** 0.5
+    if not 1e-18 < size < math.inf:  # squares beyond the range of float32
+        size = float(y.double().square().mean().sqrt())
+    return (y.div_(size) if size > 0 else y).float()
 
 
 def median_distance(x: Tensor) -> Tensor:
