@@ -1,10 +1,9 @@
 """A tuned lens and a probe trained from 3 GB of recorded states of Gemma 3 270M, all layers, in half of that and less.
 
-Question: does a lens need its states in memory? Real text is recorded at every block; in a process of its own, which may
-hold no more than `ALLOWED` beyond the model (the pool of the store is 2 x 256 MB, the maps and their optimiser take
-112 MB, scores of the vocabulary some 600), a lens of all layers is trained from the store and saved, and so is a probe
-of one layer (does a token begin a word?); a fresh process must read the same numbers from the files, and neither is read
-for another model.
+Question: does a lens need its states in memory? Real text is recorded at every block; in a process of its own, which
+may hold no more than `ALLOWED` beyond the model (the pool of the store is 2 x 256 MB; the maps and their optimiser take
+112 MB), a lens of all layers is trained from the store and saved, and so is a probe of one layer (does a token begin a
+word?); a fresh process must read the same numbers from the files, and neither is read for another model.
 
     python -m bench.out_of_core_lens [tokens] [folder of a store made before]
 """
@@ -125,7 +124,8 @@ def main(tokens: int = 131_072, kept: str = "") -> None:
             met = first["grown"] < ALLOWED[what]
             print(
                 f"  {what}: {size / 1e9:.2f} GB in {first['seconds']:.1f} s; grew by {first['grown'] / 1e6:.0f} MB "
-                f"(to reach: {ALLOWED[what] / 1e6:.0f}; {'met' if met else 'MISSED'}); score {first['score']:.4f} both times",
+                f"(to reach: {ALLOWED[what] / 1e6:.0f}; {'met' if met else 'MISSED'}); "
+                f"score {first['score']:.4f} both times",
                 flush=True,
             )
             rows.append({"title": "out of core", "case": what, "store_bytes": size, "met": met, **first, **second})

@@ -112,7 +112,12 @@ def _by_slabs(
             total = total * shrink + e.sum(1)
             if wanted:
                 e = e if isinstance(slope, float) else e * slope[:n]
-                pull.mul_(shrink[:, None]).add_(e.to(cast) @ weight)
+                if bool((shrink < 1).any()):
+                    pull.mul_(shrink[:, None])
+                if cast == torch.float32:
+                    pull.addmm_(e, weight)
+                else:
+                    pull += e.to(cast) @ weight
         factor = slope if isinstance(slope, float) else 1.0
         if bent is None:
             bent = push.repeat(layers, 1)
