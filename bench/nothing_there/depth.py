@@ -21,7 +21,7 @@ def _profile(seed: int, effect: float) -> DepthProfile:
     states = {f"{i}": torch.randn(60, 6, generator=g) for i in range(4)}
     states["3"][:, 0] += 3 * effect * y
     words, embedding = (torch.randn(60, 6, generator=g) for _ in range(2))
-    return profile_of(states, y, words=words, embedding=embedding, cv=3, seed=seed)
+    return profile_of(states, y, words=words, embedding=embedding, cv=2, seed=seed)
 
 
 def acquired(seed: int, effect: float) -> float:
@@ -34,7 +34,7 @@ def of_shift(number: str) -> Case:
 
     def case(seed: int, effect: float) -> float:
         one, two = _profile(seed, 1), _profile(seed + 5000, 1 - effect)
-        shift = compare_profiles({"one": one, "two": two}, n=200, seed=seed)["two"]
+        shift = compare_profiles({"one": one, "two": two}, n=100, seed=seed)["two"]
         return found(getattr(shift, number).excludes(0.0))
 
     return case

@@ -60,10 +60,10 @@ def mcnemar(seed: int, effect: float) -> float:
 
 
 def bootstrap_by(seed: int, effect: float) -> float:
-    """Five rows of each of 30 items that share most of their value; whole items are drawn."""
+    """Five rows of each of 60 items that share most of their value; whole items are drawn."""
     g = torch.Generator().manual_seed(seed)
-    item = torch.arange(30).repeat_interleave(5)
-    value = torch.randn(30, generator=g)[item] + 0.3 * torch.randn(150, generator=g) + effect
+    item = torch.arange(60).repeat_interleave(5)
+    value = torch.randn(60, generator=g)[item] + 0.3 * torch.randn(300, generator=g) + effect
     return found(nulls.bootstrap(value, by=item, n=500, seed=seed).excludes(0.0))
 
 

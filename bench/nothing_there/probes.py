@@ -41,7 +41,7 @@ def best_of_six_layers(seed: int, effect: float) -> float:
     """The best of six layers, corrected for having looked at all; one of them knows."""
     layers = {f"{i}": rows(1000 * i + seed, effect if i == 3 else 0)[0] for i in range(6)}
     y = rows(seed, 0)[1]
-    scores = probe_sites(layers, y, test=torch.arange(60, 120), shuffles=39, seed=seed)
+    scores = probe_sites(layers, y, test=torch.arange(60, 120), shuffles=19, seed=seed)
     return float(scores.p.min())
 
 
@@ -65,7 +65,7 @@ def grouped_rows(seed: int, effect: float) -> float:
     y = (torch.arange(24) % 2 == 0)[group]
     x = torch.randn(24, 8, generator=g)[group] + 0.1 * torch.randn(120, 8, generator=g)
     x[:, 0] += 2 * effect * y
-    return p_of(probe_sites({"x": x}, y, groups=group, folds=4, shuffles=39, seed=seed))
+    return p_of(probe_sites({"x": x}, y, groups=group, folds=4, shuffles=19, seed=seed))
 
 
 def ccs(seed: int, effect: float) -> float:

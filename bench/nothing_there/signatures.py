@@ -31,13 +31,13 @@ def of_detect(groups: str) -> Case:
         x, yes = drawn(seed, effect)
         score = HEURISTICS["entropy"](x)
         if groups == "none":
-            return detect(-score, yes, n=199, seed=seed).p
+            return detect(-score, yes, n=99, seed=seed).p
         g = torch.Generator().manual_seed(seed + 1)
         document = torch.arange(60) // 3
         if groups == "whole":
             yes = (torch.rand(20, generator=g) < 0.5)[document]
         score = torch.randn(20, generator=g)[document] + 0.5 * torch.randn(60, generator=g) + 2 * effect * yes
-        return detect(score, yes, document, n=199, seed=seed).p
+        return detect(score, yes, document, n=99, seed=seed).p
 
     return case
 
@@ -48,7 +48,7 @@ def of_readout(readout: object, each: int = 1) -> Case:
     def case(seed: int, effect: float) -> float:
         x, yes = drawn(seed, 2 * effect, 60 * each, each)
         groups = (torch.arange(len(yes)) // each).tolist() if each > 1 else None
-        return cross_validated(readout, x, yes, groups, n_folds=3, n=99, seed=seed).p
+        return cross_validated(readout, x, yes, groups, n_folds=3, n=59, seed=seed).p
 
     return case
 
@@ -59,5 +59,5 @@ CASES: dict[str, Case] = {
     "detect, items of documents with several labels": of_detect("inside"),
     "SignatureBaseline, cross-validated": of_readout(SignatureBaseline("entropy")),
     "SignatureBaseline, cross-validated, items of documents": of_readout(SignatureBaseline("entropy"), 3),
-    "LOSNet, cross-validated": of_readout(LOSNet(width=8, heads=1, epochs=4, patience=4, lr=1e-2)),
+    "LOSNet, cross-validated": of_readout(LOSNet(width=8, heads=1, epochs=2, patience=2, lr=1e-2)),
 }

@@ -1,5 +1,7 @@
 """Probes of many sites at once: the same numbers as one at a time, honest splits, nulls, transfer."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,37 @@ def test_a_batch_of_sites_and_folds_is_as_one_at_a_time(classes: int) -> None:
         torch.testing.assert_close(found.probes[site].bias_, whole.bias_, atol=1e-6, rtol=1e-6)
     assert found.gradient is not None
     assert float(found.gradient.max()) <= 1e-9
+
+
+@dataclass
+class Commonest:
+    """Says the commoner class of the rows it was fitted on, whatever it reads."""
+
+    target = "own"
+
+    def fit(self, x: torch.Tensor, y: torch.Tensor) -> "Commonest":
+        self.says_ = float(y.double().mean()) - 0.5
+        return self
+
+    def transform(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(x), 1), self.says_)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_shuffled_labels_are_spread_over_folds_as_the_labels_are(each: int) -> None:
+    y = (torch.arange(90) // each) % 2
+    groups = None if each == 1 else torch.arange(90) // each
+    found = probe_sites({"a": torch.zeros(90, 2)}, y, probe=Commonest(), groups=groups, folds=7, shuffles=10, seed=3)
+    assert found.null is not None
+    assert found.null.flatten().tolist() == pytest.approx([float(found.value[0])] * 10)
+
+
+def test_one_group_a_fold_still_has_a_null() -> None:
+    y = torch.arange(12) // 3 % 2
+    x = y[:, None] + 0.01 * torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    found = probe_sites({"a": x}, y, probe=MeanDifference(), groups=torch.arange(12) // 3, folds=4, shuffles=10)
+    assert found.null is not None
+    assert float(found.null.min()) < float(found.value[0]) == 1.0
 
 
 def test_the_curve_rises_its_null_does_not_and_the_best_site_gives_a_direction() -> None:

@@ -201,3 +201,20 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         net.decision(drawn(5, steps=6, k=4))
     with pytest.raises(ins.InputError, match="there is no heuristic 'luck'"):
         SignatureBaseline("luck").fit(x, yes)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_cross_validation_finds_nothing_in_noise_and_what_is_there(each: int) -> None:
+    """Folds teach each other, and items of a document are alike: neither may make a p small."""
+    found = []
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        document = torch.arange(36 * each) // each
+        sharp = 1 + 2 * torch.rand(36, generator=g)[document]
+        scores = torch.randn(36 * each, 4, 12, generator=g) * sharp[:, None, None]
+        yes = (torch.rand(36, generator=g) < 0.5)[document]
+        x = signatures(scores, scores.argmax(-1))
+        found.append(cross_validated(SignatureBaseline("entropy"), x, yes, document, n_folds=3, n=39, seed=seed).p)
+    assert sum(p <= 0.05 for p in found) <= 7
+    told = signatures(scores * (1 + 3 * yes)[:, None, None], scores.argmax(-1))
+    assert cross_validated(SignatureBaseline("entropy"), told, yes, document, n_folds=3, n=199).p <= 0.05

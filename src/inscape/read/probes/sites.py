@@ -1,9 +1,9 @@
 """Which layer knows this? A probe at every site, in shared passes, scored on held-out rows beside shuffled labels.
 
 1. Rows are divided into folds (or one split) in which no group is on both sides.
-2. Labels in another order are a second column of labels, and folds are further sets of rows: for `LogisticProbe` all
-   of these are problems of one batch, which share every pass over the rows and leave as they are solved. Other probes
-   are fitted one by one.
+2. Labels in another order (inside each fold) are a second column of labels, and folds are further sets of rows: for
+   `LogisticProbe` all of these are problems of one batch, which share every pass over the rows and leave as they are
+   solved. Other probes are fitted one by one.
 3. Every row is scored once, by the probe that has not seen it; intervals are drawn by group.
 """
 
@@ -152,16 +152,19 @@ def probe_sites(
         classes, truth = classes_of(labels, n)
     metrics = tuple(metrics) if metrics is not None else ("r2",) if is_numbers else ("accuracy",)
     check_metrics(metrics, ("r2",) if is_numbers else ("accuracy", "f1", "auc"))
-    columns = [truth]
-    columns += [_another(truth, seed + i, groups) for i in range(shuffles if control else 0)]
-    n_null = len(columns) - 1
-    if types is not None:
-        columns.append(torch.from_numpy(control_labels(types, truth.numpy(), seed=seed)))
     if test is not None:
         splits = [split_of(test, n, groups)]
     else:
         fold = folds_of(truth.numpy(), folds, groups=groups, stratify=not is_numbers, seed=seed)
         splits = [((fold != k).nonzero()[:, 0], (fold == k).nonzero()[:, 0]) for k in range(folds)]
+    side = np.zeros(n, int)  # of each row: the fold that holds it out; 0 for rows that are only learned from
+    for k, (_, rows_out) in enumerate(splits):
+        side[rows_out.numpy()] = k + 1
+    columns = [truth]
+    columns += [_another(truth, seed + i, groups, side) for i in range(shuffles if control else 0)]
+    n_null = len(columns) - 1
+    if types is not None:
+        columns.append(torch.from_numpy(control_labels(types, truth.numpy(), seed=seed)))
     held = torch.cat([rows for _, rows in splits]).sort().values
     for k, (train, _) in enumerate(splits):
         if not is_numbers and len(truth[train].unique()) < len(classes):
@@ -210,14 +213,26 @@ def _given(
     return labels, groups, found
 
 
-def _another(truth: Tensor, seed: int, groups: Labels | None) -> Tensor:
-    """Labels in another order: those of whole groups where a group has one, else inside groups."""
+def _another(truth: Tensor, seed: int, groups: Labels | None, side: np.ndarray) -> Tensor:
+    """Labels in another order: those of whole groups where a group has one, else inside groups.
+
+    Every fold keeps the labels it has, where it has several: folds are made (and splits chosen) so that all hold about
+    as many of each class. Labels shuffled over all rows would not be spread like that, which costs accuracy, and the
+    null would be lower than what labels without any meaning give: p would be too small.
+    """
+    if all(len(truth[torch.from_numpy(side == k)].unique()) < 2 for k in np.unique(side)):
+        side = np.zeros_like(side)  # such as one group a fold
     if groups is None:
-        return shuffled(truth, seed)
+        return shuffled(truth, seed, within=side)
+    named = labels_of(groups, len(truth), "groups")
+    out = truth.clone()
     try:
-        return shuffled(truth, seed, by=groups)
+        for k in np.unique(side):
+            rows = torch.from_numpy(np.flatnonzero(side == k))
+            out[rows] = shuffled(truth[rows], seed + 1_000_003 * int(k), by=named[rows.numpy()])
     except InputError:
         return shuffled(truth, seed, within=groups)
+    return out
 
 
 def _plain(metric: str, z: Tensor, truth: Tensor, seed: int) -> Float[Tensor, " site"]:

@@ -22,8 +22,8 @@ from inscape.tasks.split import folds
 class Detection:
     """An area under the ROC curve, its interval, and how often shuffled labels give as much.
 
-    auc: over all items, or the mean over folds where a readout was fitted for each. p: of shuffled labels. by_fold: one
-    a fold. scores: of every item, from the readout that did not see it.
+    auc: over all items, or the mean over folds where a readout was fitted for each. p: of shuffled labels; of several
+    folds twice the mean of their own. by_fold: one a fold. scores: of every item, by the readout that did not see it.
     """
 
     auc: Interval
@@ -51,21 +51,9 @@ def detect(
     value = torch.as_tensor(labels_of(scores, len(scores), "scores")).double()
     yes = check_labels(labels, len(value))
 
-    def of(s: Tensor, y: Tensor) -> float:
-        return area(s, y) if bool(y.any()) and not bool(y.all()) else 0.5  # a resample may hold one kind only
-
-    auc = bootstrap((value, yes), of, by=groups, n=n, level=level, method="percentile", seed=seed)
-    within, shuffled = None, yes
-    if groups is not None:
-        code = torch.as_tensor(_codes(groups, len(yes)))
-        share = torch.zeros(int(code.max()) + 1).index_add(0, code, yes.float()) / code.bincount()
-        if bool(((share > 0) & (share < 1)).any()):
-            within = code
-        else:  # one label a group: groups change labels
-            tested = permutation_test(lambda g: of(value, g[code]), share > 0.5, n=n, seed=seed)
-            return Detection(auc, tested.p, int(yes.sum()), int((~yes).sum()))
-    tested = permutation_test(lambda y: of(value, y), shuffled, within=within, n=n, seed=seed)
-    return Detection(auc, tested.p, int(yes.sum()), int((~yes).sum()))
+    auc = bootstrap((value, yes), _area_or_half, by=groups, n=n, level=level, method="percentile", seed=seed)
+    code = None if groups is None else torch.as_tensor(_codes(groups, len(yes)))
+    return Detection(auc, _p_of_shuffles(value, yes, code, n, seed), int(yes.sum()), int((~yes).sum()))
 
 
 def cross_validated(
@@ -86,6 +74,10 @@ def cross_validated(
     groups: never on two sides of a split. tested: how many of the folds to test on, all when None; the items of the
     others have the score NaN. The area is the mean of the folds' own (scores of different fits are on different
     scales), its interval from drawing items (or groups) of each fold again.
+    p: in every fold labels are shuffled as `detect` shuffles them. Folds are no independent tests, as each one's labels
+    taught the others' readouts (in noise two folds err the same way, and a shuffle of all labels with the scores held
+    finds something twice as often as it should): p is twice the mean of theirs, which holds however they depend on each
+    other (Rueschendorf 1982; Vovk & Wang 2020, arXiv:1212.4966). One tested fold keeps its own.
     n: resamples, and shuffles. Cost: a fit a tested fold. Raises: as `detect` and the readout.
     """
     yes = check_labels(y, len(x))
@@ -106,9 +98,31 @@ def cross_validated(
 
     by = torch.as_tensor(_codes(groups, len(x)))[seen] if groups is not None else None
     auc = bootstrap((held, truth, place), mean, by=by, n=n, method="percentile", seed=seed)
-    null = permutation_test(lambda t: mean(held, t, place), truth, within=place, n=n, seed=seed)
-    each = tuple(area(held[place == i], truth[place == i]) for i in place.unique())
-    return Detection(auc, null.p, int(truth.sum()), int((~truth).sum()), each, scores)
+    parts = [place == i for i in place.unique()]
+    own = [
+        _p_of_shuffles(held[part], truth[part], None if by is None else by[part], n, seed + i)
+        for i, part in enumerate(parts)
+        if bool(truth[part].any()) and not bool(truth[part].all())
+    ]
+    p = own[0] if len(own) == 1 else min(1.0, 2 * sum(own) / len(own)) if own else 1.0
+    each = tuple(area(held[part], truth[part]) for part in parts)
+    return Detection(auc, p, int(truth.sum()), int((~truth).sum()), each, scores)
+
+
+def _area_or_half(scores: Tensor, yes: Tensor) -> float:
+    """The area; a half where a resample holds one kind only."""
+    return area(scores, yes) if bool(yes.any()) and not bool(yes.all()) else 0.5
+
+
+def _p_of_shuffles(value: Tensor, yes: Tensor, code: Tensor | None, n: int, seed: int) -> float:
+    """How often shuffled labels give as large an area: whole groups change theirs where each has one, else inside."""
+    if code is None:
+        return permutation_test(lambda y: _area_or_half(value, y), yes, n=n, seed=seed).p
+    code = code.unique(return_inverse=True)[1]
+    share = torch.zeros(int(code.max()) + 1).index_add(0, code, yes.float()) / code.bincount()
+    if bool(((share > 0) & (share < 1)).any()):
+        return permutation_test(lambda y: _area_or_half(value, y), yes, within=code, n=n, seed=seed).p
+    return permutation_test(lambda g: _area_or_half(value, g[code]), share > 0.5, n=n, seed=seed).p
 
 
 def area(scores: Float[Tensor, " item"], yes: Bool[Tensor, " item"]) -> float:
