@@ -74,10 +74,9 @@ def cross_validated(
     groups: never on two sides of a split. tested: how many of the folds to test on, all when None; the items of the
     others have the score NaN. The area is the mean of the folds' own (scores of different fits are on different
     scales), its interval from drawing items (or groups) of each fold again.
-    p: in every fold labels are shuffled as `detect` shuffles them. Folds are no independent tests, as each one's labels
-    taught the others' readouts (in noise two folds err the same way, and a shuffle of all labels with the scores held
-    finds something twice as often as it should): p is twice the mean of theirs, which holds however they depend on each
-    other (Rueschendorf 1982; Vovk & Wang 2020, arXiv:1212.4966). One tested fold keeps its own.
+    p: in every fold labels are shuffled as `detect` shuffles them, whole groups where a group has one. Folds are no
+    independent tests, as each one's labels taught the others' readouts: p is twice the mean of theirs, which holds
+    however they depend on each other (Vovk & Wang 2020, arXiv:1212.4966). One tested fold keeps its own.
     n: resamples, and shuffles. Cost: a fit a tested fold. Raises: as `detect` and the readout.
     """
     yes = check_labels(y, len(x))
@@ -118,11 +117,12 @@ def _p_of_shuffles(value: Tensor, yes: Tensor, code: Tensor | None, n: int, seed
     """How often shuffled labels give as large an area: whole groups change theirs where each has one, else inside."""
     if code is None:
         return permutation_test(lambda y: _area_or_half(value, y), yes, n=n, seed=seed).p
-    code = code.unique(return_inverse=True)[1]
-    share = torch.zeros(int(code.max()) + 1).index_add(0, code, yes.float()) / code.bincount()
+    group = torch.unique(code, return_inverse=True)[1]
+    count = torch.bincount(group)
+    share = torch.zeros(len(count)).index_add(0, group, yes.float()) / count
     if bool(((share > 0) & (share < 1)).any()):
-        return permutation_test(lambda y: _area_or_half(value, y), yes, within=code, n=n, seed=seed).p
-    return permutation_test(lambda g: _area_or_half(value, g[code]), share > 0.5, n=n, seed=seed).p
+        return permutation_test(lambda y: _area_or_half(value, y), yes, within=group, n=n, seed=seed).p
+    return permutation_test(lambda g: _area_or_half(value, g[group]), share > 0.5, n=n, seed=seed).p
 
 
 def area(scores: Float[Tensor, " item"], yes: Bool[Tensor, " item"]) -> float:
