@@ -20,6 +20,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "Trace": "core.trace",
     "Edit": "core.edit",
     "Direction": "core.direction",
+    "Directions": "core.directions",
     "add": "core.edits.directions",
     "project_out": "core.edits.directions",
     "clamp": "core.edits.directions",
@@ -64,6 +65,7 @@ __all__ = [*_WHERE, "__version__"]
 if TYPE_CHECKING:
     from inscape.circuits.sweep import sweep
     from inscape.core.direction import Direction
+    from inscape.core.directions import Directions
     from inscape.core.edit import Edit
     from inscape.core.edit_file import load_edits, save_edits
     from inscape.core.edits.attend import attend

@@ -18,7 +18,7 @@ GROUPS = {
     "Opening a model": ("open", "Model", "SiteTable", "Site", "verify", "Family", "Stack"),
     "Running it": ("run", "Trace", "generate", "Generation", "editing"),
     "Edits": (
-        "Edit", "Direction", "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
+        "Edit", "Direction", "Directions", "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
         "skip_layers", "skip_voids", "attend", "edit",
     ),
     "Positions": ("span", "tokens"),
@@ -34,7 +34,13 @@ GROUPS = {
         "MissingExtraError",
     ),
 }  # fmt: skip
-MADE_BY_HAND = ("Direction", "Edit", "Family", "Stack")  # other classes come out of functions: no signature is needed
+MADE_BY_HAND = (
+    "Direction",
+    "Directions",
+    "Edit",
+    "Family",
+    "Stack",
+)  # other classes come out of functions: no signature is needed
 OF_THE_ENGINE = (
     "main_prefixes",
     "compile_places",
