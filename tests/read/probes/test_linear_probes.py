@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inscape as ins
+from inscape.core.logistic import minimise as solver
 from inscape.read.probes import CCS, LDA, LogisticProbe, MLPProbe, RidgeProbe, control_labels, selectivity
-from inscape.read.probes import minimise as solver
 
 sklearn = pytest.importorskip("sklearn")
 

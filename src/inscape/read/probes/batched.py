@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inscape.core.errors import NotConvergedError
+from inscape.core.logistic.design import Design
+from inscape.core.logistic.minimise import DENSE, Columns, minimise
 from inscape.core.progress import Progress
 from inscape.core.readout import Rows, origin, picked, units_of
-from inscape.read.probes.design import Design
 from inscape.read.probes.linear import decided
 from inscape.read.probes.logistic import LogisticProbe, check_penalty
-from inscape.read.probes.minimise import DENSE, Columns, minimise
 
 FACTORS = 1 << 30  # bytes of Hessians and remembered steps that are held at once
 

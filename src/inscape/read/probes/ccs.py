@@ -17,8 +17,8 @@ from torch import Tensor
 from inscape.core.direction import Direction
 from inscape.core.errors import InputError, ShapeError
 from inscape.core.interval import Interval
+from inscape.core.logistic.design import Design
 from inscape.core.readout import Labels, Rows, Target, check_control, need_fitted, origin, row_batches, units_of
-from inscape.read.probes.design import Design
 from inscape.read.probes.linear import as_direction, flags_of
 from inscape.read.probes.scoring import share_right
 

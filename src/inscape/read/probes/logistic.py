@@ -11,6 +11,8 @@ from torch import Tensor
 from inscape.core.direction import Direction
 from inscape.core.errors import InputError, NotConvergedError
 from inscape.core.interval import Interval
+from inscape.core.logistic.design import MEMORY, Design
+from inscape.core.logistic.minimise import Columns, minimise
 from inscape.core.progress import Progress
 from inscape.core.readout import (
     Labels,
@@ -24,9 +26,7 @@ from inscape.core.readout import (
     shuffled,
     units_of,
 )
-from inscape.read.probes.design import MEMORY, Design
 from inscape.read.probes.linear import as_direction, decided, said, weight_of
-from inscape.read.probes.minimise import Columns, minimise
 from inscape.read.probes.scoring import share_right
 
 

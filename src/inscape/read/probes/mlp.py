@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inscape.core.errors import InputError
 from inscape.core.interval import Interval
+from inscape.core.logistic.design import Design
 from inscape.core.progress import Progress
 from inscape.core.readout import (
     Labels,
@@ -25,7 +26,6 @@ from inscape.core.readout import (
     shuffled,
     units_of,
 )
-from inscape.read.probes.design import Design
 from inscape.read.probes.linear import said
 from inscape.read.probes.scoring import share_right
 from inscape.train import fit as train

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from inscape.core.logistic.design import Design
 from inscape.core.progress import Progress, tell
-from inscape.read.probes.design import Design
 
 DENSE = 2048  # units up to which a Hessian is made and factored
 HESSIAN_COST = 12  # gradients that one Hessian costs, about: measured in CPU time at d = 640

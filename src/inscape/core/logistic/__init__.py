@@ -1,0 +1,1 @@
+"""Penalised classification, solved exactly for many sites at once: what probes and steering directions are made of."""
