@@ -27,7 +27,7 @@ from inscape.read.probes import LogisticProbe
 
 ALLOWED = {"lens": 1500 << 20, "probe": 500 << 20}
 MODULE, MODEL, SITE = "bench.out_of_core_lens", "gemma-3-270m", "layers.5.resid_post"
-STEPS, ROWS = 100, 32
+STEPS, ROWS = 50, 32
 
 
 def opened() -> "ins.Model":

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inscape.engine.unembed import BUDGET, Unembedding
-from inscape.read.lenses.vocabulary import log_z, sizes
+from inscape.read.lenses.vocabulary import exp_of, log_z, sizes
 
 
 def kl_to_final(
@@ -108,7 +108,7 @@ def _by_slabs(
             x = x[:n]
             now = torch.maximum(high, x.amax(1)).clamp(min=-1e30)
             shrink, high = (high - now).exp(), now
-            e = x.sub_(now[:, None]).exp_()
+            e = exp_of(x.sub_(now[:, None]))
             total = total * shrink + e.sum(1)
             if wanted:
                 e = e if isinstance(slope, float) else e * slope[:n]

@@ -19,6 +19,7 @@ from inscape.engine.unembed import BUDGET, Unembedding
 
 CACHE = {"cpu": 4 << 20}  # bytes of a slab's scores: of the cache where there is a large one
 WIDE = 256 << 20
+TINY = -80.0
 STATES = 1024  # rows of a product, enough for the matrix to be read from memory once for many
 
 
@@ -126,7 +127,7 @@ def _read(
         shift = torch.where(total > 0, total * (high - now), 0)  # of the sums of (x - m), as m grows by now - high
         moment, apart = (moment + shift) * shrink, (apart + shift) * shrink
         x.sub_(now[:, None])
-        weight = torch.exp(x, out=room[:, : x.shape[1]])
+        weight = exp_of(x, room[:, : x.shape[1]])
         total = total * shrink + weight.sum(1)
         moment = moment + _dot(weight, x)
         if reference is not None:
@@ -144,6 +145,15 @@ def _read(
         out.rank[:, here] = above.add_(1).view(layers, rows, -1).cpu()
     out.top[:, here] = which.view(layers, rows, -1).cpu()
     out.top_log[:, here] = (best - log_z[:, None]).view(layers, rows, -1).cpu()
+
+
+def exp_of(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """exp(x), into `out` where there is one, with 0 below e^-80: float32 becomes many times slower below e^-87.
+
+    x is measured from its largest value, so that such terms add nothing to any sum here.
+    """
+    kept = torch.threshold(x, TINY, -torch.inf) if out is None else torch.threshold(x, TINY, -torch.inf, out=out)
+    return kept.exp_()
 
 
 def _dot(weight: Tensor, x: Tensor) -> Tensor:
