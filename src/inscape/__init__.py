@@ -35,6 +35,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "attend": "core.edits.attend",
     "save_edits": "core.edit_file",
     "load_edits": "core.edit_file",
+    "merge_edits": "steer.merge",
     "span": "core.positions",
     "tokens": "core.positions",
     "sweep": "circuits.sweep",
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from inscape.read.readouts import load_readout
     from inscape.reports.plan import plan
     from inscape.reports.report import report
+    from inscape.steer.merge import merge_edits
     from inscape.store.exchange.importing import import_store
     from inscape.store.keep import project, top_k
     from inscape.store.record import record

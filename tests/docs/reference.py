@@ -25,7 +25,7 @@ GROUPS = {
     "Sweeps and metrics": (
         "sweep", "Grid", "Metric", "logit_diff", "probability", "log_prob", "rank", "accuracy", "kl", "loss",
     ),
-    "Files": ("save_edits", "load_edits", "save_readout", "load_readout"),
+    "Files": ("save_edits", "load_edits", "merge_edits", "save_readout", "load_readout"),
     "The store": ("record", "Store", "top_k", "project", "import_store"),
     "Plans and the report": ("plan", "report"),
     "Errors": (

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from inscape.core.errors import ModelError
+from inscape.core.weight_swap import swap_weights
 from inscape.models.model import Model
 from inscape.train import History
 
@@ -45,13 +44,13 @@ class Tuned:
     def undo(self) -> None:
         """Put the former weights back, bit-equal. Raises: ModelError when they were changed by something else since."""
         if self.is_applied:
-            self._swap(self.tuned, self.original, "tuned")
+            swap_weights(self.places, self.tuned, self.original, "tuned")
             self.is_applied = False
 
     def apply(self) -> None:
         """Put the tuned weights in again, bit-equal. Raises: as `undo`."""
         if not self.is_applied:
-            self._swap(self.original, self.tuned, "undone")
+            swap_weights(self.places, self.original, self.tuned, "undone")
             self.is_applied = True
 
     def rank(self, name: str | None = None) -> tuple[int, int]:
@@ -62,17 +61,6 @@ class Tuned:
         key = name or next(iter(self.after))
         better = sum(control.after[key] >= self.after[key] for control in self.controls)
         return better + 1, len(self.controls) + 1
-
-    def _swap(self, there: dict[str, Tensor], other: dict[str, Tensor], when: str) -> None:
-        changed = [name for name, place in self.places.items() if not torch.equal(place, there[name])]
-        if changed:
-            raise ModelError(
-                f"{changed[0]} was changed since it was {when}; putting other weights there would lose that change.\n"
-                "  undo the later change first."
-            )
-        with torch.no_grad():
-            for name, place in self.places.items():
-                place.copy_(other[name])
 
     def __enter__(self) -> "Tuned":
         return self
