@@ -22,6 +22,8 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "Direction": "core.direction",
     "Directions": "core.directions",
     "add": "core.edits.directions",
+    "add": "core.edits.add",
+    "schedule": "core.edits.strength",
     "project_out": "core.edits.directions",
     "clamp": "core.edits.directions",
     "scale": "core.edits.values",
@@ -38,6 +40,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "merge_edits": "steer.merge",
     "span": "core.positions",
     "tokens": "core.positions",
+    "newest": "core.positions",
     "sweep": "circuits.sweep",
     "Grid": "core.grid",
     "Metric": "core.metrics",
@@ -69,10 +72,12 @@ if TYPE_CHECKING:
     from inscape.core.directions import Directions
     from inscape.core.edit import Edit
     from inscape.core.edit_file import load_edits, save_edits
+    from inscape.core.edits.add import add
     from inscape.core.edits.attend import attend
-    from inscape.core.edits.directions import add, clamp, project_out
+    from inscape.core.edits.directions import clamp, project_out
     from inscape.core.edits.skip import skip, skip_layers
     from inscape.core.edits.sources import ablate, patch
+    from inscape.core.edits.strength import schedule
     from inscape.core.edits.values import edit, replace, scale
     from inscape.core.edits.voids import skip_voids
     from inscape.core.errors import (
@@ -93,7 +98,7 @@ if TYPE_CHECKING:
     )
     from inscape.core.grid import Grid
     from inscape.core.metrics import Metric, accuracy, kl, log_prob, logit_diff, loss, probability, rank
-    from inscape.core.positions import span, tokens
+    from inscape.core.positions import newest, span, tokens
     from inscape.core.readout_file import save_readout
     from inscape.core.site import Site, SiteTable
     from inscape.core.trace import Trace

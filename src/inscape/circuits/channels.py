@@ -16,7 +16,8 @@ from torch import Tensor
 from inscape.circuits.weights.head import HeadWeights
 from inscape.core.direction import Direction
 from inscape.core.edit import Edit
-from inscape.core.edits.directions import add, clamp, project_out
+from inscape.core.edits.add import add
+from inscape.core.edits.directions import clamp, project_out
 from inscape.core.errors import InputError, ShapeError
 from inscape.core.metrics import Metric, metric_of
 from inscape.core.progress import Progress

@@ -14,16 +14,18 @@ from torch import Tensor
 
 from inscape.core.direction import Direction
 from inscape.core.edit import Edit
+from inscape.core.edits.add import add
 from inscape.core.edits.attend import attend
-from inscape.core.edits.directions import add, clamp, project_out
+from inscape.core.edits.directions import clamp, project_out
 from inscape.core.edits.relate import relate
 from inscape.core.edits.skip import skip
 from inscape.core.edits.sources import ablate, patch
 from inscape.core.edits.sparsify import random_k, threshold_activation, topk_activation
+from inscape.core.edits.strength import Schedule
 from inscape.core.edits.values import replace, scale
 from inscape.core.edits.voids import skip_voids
 from inscape.core.errors import EditError, FileError
-from inscape.core.positions import At, Span, Tokens
+from inscape.core.positions import At, Newest, Span, Tokens
 from inscape.core.tensor_file import read_tensors, write_tensors
 
 VERSION = 1
@@ -99,13 +101,13 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
     if kind in ("add", "project_out") or (kind == "clamp" and "vector" in mine):
         direction = Direction(site, mine["vector"], spec.get("source", ""), spec.get("model", ""))
         if kind == "add":
-            scale_by = mine["scale"]
-            return add(direction, scale_by if scale_by.numel() > 1 else float(scale_by), **places)
-        return (
-            project_out(direction, **places)
-            if kind == "project_out"
-            else clamp(direction, spec["low"], spec["high"], **places)
-        )
+            how = {k: spec[k] for k in ("unit", "keep_norm") if k in spec}
+            return add(direction, _strength(mine["scale"], spec), **how, **places)
+        if kind == "clamp":
+            return clamp(direction, spec["low"], spec["high"], **places)
+        names = [f"vector{i}" for i in range(1, len(mine))]
+        more = [Direction(site, mine[name], direction.source, direction.model) for name in names]
+        return project_out([direction, *more] if more else direction, **places)
     if kind == "clamp":
         return clamp(site, spec["low"], spec["high"], **places)
     if kind == "scale":
@@ -136,6 +138,13 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
     raise FileError(f"the file has an edit of kind {kind!r}, which this version does not know.")
 
 
+def _strength(values: Tensor, spec: dict[str, Any]) -> float | Tensor | Schedule:
+    course = spec.get("schedule")
+    if course is not None:
+        return Schedule(values, course["then"], course["prompt"])
+    return values if values.numel() > 1 else float(values)
+
+
 def _at_out(at: At) -> tuple[Any, Tensor | None]:
     if isinstance(at, Tensor):
         return "tensor", at
@@ -145,6 +154,8 @@ def _at_out(at: At) -> tuple[Any, Tensor | None]:
         return {"span": [at.text, at.nth]}, None
     if isinstance(at, Tokens):
         return {"tokens": list(at.ids)}, None
+    if isinstance(at, Newest):
+        return {"newest": at.n}, None
     return (list(at), None) if isinstance(at, tuple) else (at, None)
 
 
@@ -152,5 +163,7 @@ def _at_in(at: Any) -> At:
     if isinstance(at, dict):
         if "slice" in at:
             return slice(*at["slice"])
+        if "newest" in at:
+            return Newest(at["newest"])
         return Span(*at["span"]) if "span" in at else Tokens(tuple(at["tokens"]))
     return tuple(at) if isinstance(at, list) else at

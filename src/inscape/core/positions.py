@@ -2,6 +2,8 @@
 
 at=3, at=-1, at=[0, 3], at=slice(2, None)     positions; negative ones count from the newest real token
 at="all" | "first" | "last" | "prompt" | "generated"
+at="newest", at=newest(3)                     the last (3) of the prompt and every generated token: in a cached step the
+                                              newest column; the same tokens without a cache
 at=span("Eiffel Tower")                       the tokens of that stretch of the prompt
 at=tokens(262, 11)                            wherever these ids stand
 at=mask                                       bool [batch, pos] or [pos], over the columns of the prompt
@@ -16,7 +18,7 @@ from torch import Tensor
 from inscape.core.errors import TokenError
 from inscape.core.step import Step
 
-WORDS = ("all", "first", "last", "prompt", "generated")
+WORDS = ("all", "first", "last", "prompt", "generated", "newest")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,14 @@ class Tokens:
     ids: tuple[int, ...]
 
 
-At = None | int | str | slice | list | tuple | Span | Tokens | Tensor
+@dataclass(frozen=True)
+class Newest:
+    """The last `n` tokens of the prompt, and every token that is generated after it."""
+
+    n: int = 1
+
+
+At = None | int | str | slice | list | tuple | Span | Tokens | Newest | Tensor
 
 
 def span(text: str, nth: int = 0) -> Span:
@@ -47,9 +56,25 @@ def tokens(*ids: int) -> Tokens:
     return Tokens(tuple(int(i) for i in ids))
 
 
+def newest(n: int = 1) -> Newest:
+    """Positions of the last `n` prompt tokens and of every generated one; "newest" is newest(1).
+
+    What a cached generation does to "the newest token of each forward", said so that a run without a cache does the
+    same: a token stays changed after it is no longer the newest, since its keys and values stay in the cache.
+    Choose "last" for the very last token of what a forward has seen, and slice(-n, None) for the last n of it.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise TokenError(f"newest({n!r}): give how many of the prompt's last tokens are meant, 1 or more.")
+    return Newest(n)
+
+
 def check_at(at: At) -> At:
     """The same positions, or TokenError when they are of no kind that is understood."""
-    if at is None or isinstance(at, (slice, Span, Tokens)) or (isinstance(at, int) and not isinstance(at, bool)):
+    if (
+        at is None
+        or isinstance(at, (slice, Span, Tokens, Newest))
+        or (isinstance(at, int) and not isinstance(at, bool))
+    ):
         return at
     if isinstance(at, str):
         if at in WORDS:
@@ -77,7 +102,7 @@ def select(at: At, step: Step) -> Tensor | None:
     """Which of the columns of this call are meant: bool [batch, stop - start] on the CPU, or None for all."""
     if at is None:
         return None
-    key = at if isinstance(at, (int, str, Tokens, tuple)) else None
+    key = at if isinstance(at, (int, str, Tokens, Newest, tuple)) else None
     if key is not None and key in step.selections:
         return step.selections[key]
     chosen = _select(at, step)
@@ -95,7 +120,11 @@ def _select(at: At, step: Step) -> Tensor:
         columns = torch.arange(step.start, step.stop)
         if at in ("first", "last"):
             return _select(0 if at == "first" else -1, step)
+        if at == "newest":
+            return _newest(1, step)
         return ((columns < step.prompt) if at == "prompt" else (columns >= step.prompt)) & (real >= 0)
+    if isinstance(at, Newest):
+        return _newest(at.n, step)
     if isinstance(at, slice):
         chosen = torch.zeros_like(real, dtype=torch.bool)
         for row, length in enumerate(lengths[:, 0].tolist()):
@@ -116,6 +145,14 @@ def _select(at: At, step: Step) -> Tensor:
     if isinstance(at, Tensor):
         return _select_tensor(at, step, real, lengths)
     raise TokenError(f"at={at!r} has not been resolved against the prompts; spans need text inputs.")
+
+
+def _newest(n: int, step: Step) -> Tensor:
+    real = step.real[:, step.start :]
+    if step.start >= step.prompt:
+        return real >= 0
+    final = step.real[:, : step.prompt].amax(1, keepdim=True)  # position of the prompt's last token
+    return (real > final - n) & (real >= 0)
 
 
 def _select_tensor(at: Tensor, step: Step, real: Tensor, lengths: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from inscape.core.errors import EditError, NotFiredError
 from inscape.engine.editing import in_force
 from inscape.models.model import Model
 
+PER_HEAD = ("q", "k", "v", "z", "head_out")
+
 
 def check_edits(model: Model, edits: Sequence[Any]) -> None:
     """Refuse edits that would change what is recorded unsaid, or that depend on which samples share a batch."""
@@ -79,7 +81,11 @@ def _by_row(edit: Edit) -> str:
         if table is not None and table.ndim > ndim and len(table) > 1:
             return f"relates tokens of {len(table)} rows"
     scale = edit.tensors.get("scale")
-    if scale is not None and scale.numel() > 1:
-        return f"has {scale.numel()} strengths, one a row"
+    if scale is not None and len(scale.shape) - ("schedule" in spec) == 1 and len(scale) > 1:
+        return f"has {len(scale)} strengths, one a row"
+    vector = edit.tensors.get("vector")
+    of_heads = 1 + (edit.site.rpartition(".")[2] in PER_HEAD)
+    if vector is not None and vector.ndim > of_heads and len(vector) > 1:
+        return f"has {len(vector)} vectors, one a row"
     value = edit.tensors.get("value")
     return f"holds values of {len(value)} rows" if value is not None and value.ndim > 2 and len(value) > 1 else ""

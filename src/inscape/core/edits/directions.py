@@ -1,73 +1,64 @@
-"""Edits along a direction: add it, remove it, hold the projection on it within bounds."""
+"""Edits along directions: remove them, hold the projection on one within bounds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from inscape.core.direction import Direction
 from inscape.core.edit import Edit, make_edit
-from inscape.core.errors import EditError, ShapeError
+from inscape.core.edits.strength import Constant
+from inscape.core.edits.vectors import checked, checked_all, laid, refuse_empty, units_of
+from inscape.core.errors import EditError
+from inscape.core.step import Step
 
 
-def add(direction: Direction, scale: float | int | Tensor = 1.0, **places: Any) -> Edit:
-    """Add `scale * direction.vector` to the activation.
+def project_out(direction: Direction | Sequence[Direction], **places: Any) -> Edit:
+    """Remove what lies along a direction, or in the span of several: x - Q Q'x; twice is the same as once.
 
-    scale: a number, or one number a row [batch]; a tensor that requires grad is learned, and so is the vector.
-    Choose it to push a model along a direction; choose `project_out` to remove one, `clamp` to hold it.
-    Places: at=, heads=, units=, rows=. At a per-head site the vector is (d_head,) or (heads, d_head).
+    Q is an orthonormal basis, for one direction v/|v|. Several need not be orthogonal, and one that lies in the span of
+    the others changes nothing: which is why they belong in one edit, since two edits in a row would leave some of the
+    first. They are of one site, with vectors of one shape: (d,), or one a row or head as in `add`, each with a span of
+    its own. Vectors that require grad are learned, and must then be independent. float32 inside.
+    Raises: ShapeError for directions that point nowhere; EditError for directions of several sites.
     """
-    direction = _checked(direction, "add")
-    vector, cache = direction.vector, {}
-    learned = vector.requires_grad or isinstance(scale, Tensor)
+    several = checked_all(direction, "project_out")
+    vectors = [d.vector for d in several]
+    for d in several:
+        if not d.vector.requires_grad:
+            refuse_empty(d.vector, "project_out", d.source)
+    learned = any(v.requires_grad for v in vectors)
+    basis = Constant(lambda: units_of(vectors[0]) if len(vectors) == 1 else spanned(vectors, learned), learned)
 
-    def fn(x: Tensor) -> Tensor:
-        _fits(x, vector, "add")
-        if learned:
-            factor = scale.to(x) if isinstance(scale, Tensor) else scale
-            if isinstance(factor, Tensor) and factor.ndim == 1:
-                factor = factor.repeat_interleave(x.shape[0] // len(factor)).reshape(-1, *[1] * (x.ndim - 1))
-            return x + factor * vector.to(x)
-        key = (x.dtype, x.device)
-        if key not in cache:
-            cache[key] = (scale * vector.detach()).to(x)
-        return x + cache[key]
+    def fn(x: Tensor, step: Step | None = None) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        known = basis.to(x.device, wide.dtype)
+        if len(vectors) == 1:
+            unit = laid(known, x, step, "project_out")
+            return (wide - (wide * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
+        if known.ndim == 2:  # one span for all: two products of matrices
+            _ = laid(known[0], x, step, "project_out")
+            return (wide - wide @ known.T @ known).to(x.dtype)
+        units = [laid(unit, x, step, "project_out") for unit in known.unbind(-2)]
+        along = [(wide * unit).sum(-1, keepdim=True) * unit for unit in units]
+        return (wide - sum(along)).to(x.dtype)
 
-    number = float(scale) if not isinstance(scale, Tensor) or scale.numel() == 1 else None
-    label = (
-        f"{number:+g} {direction.source or 'direction'}"
-        if number is not None
-        else f"+ {direction.source or 'direction'}"
-    )
-    spec = {"kind": "add", "source": direction.source, "model": direction.model}
-    tensors = {
-        "vector": vector,
-        "scale": scale if isinstance(scale, Tensor) else torch.tensor(float(scale), dtype=torch.float64),
-    }
-    return make_edit(direction.site, fn, label, spec=spec, tensors=tensors, **places)
+    source = "; ".join(dict.fromkeys(d.source for d in several if d.source))
+    spec = {"kind": "project_out", "source": source, "model": several[0].model}
+    tensors = {"vector": vectors[0]} | {f"vector{i}": v for i, v in enumerate(vectors[1:], 1)}
+    label = f"without {source or 'direction'}" if len(several) == 1 else f"without {len(several)} directions ({source})"
+    return make_edit(several[0].site, fn, label, contextual=vectors[0].ndim > 1, spec=spec, tensors=tensors, **places)
 
 
-def project_out(direction: Direction, **places: Any) -> Edit:
-    """Remove what lies along a direction: x - (x . u) u with u of length one; twice is the same as once."""
-    direction = _checked(direction, "project_out")
-    vector = direction.vector
-    if not vector.requires_grad:
-        _ = direction.unit  # refuses a vector of length zero now, not in the middle of a run
-
-    def fn(x: Tensor) -> Tensor:
-        _fits(x, vector, "project_out")
-        unit = (vector / vector.norm(dim=-1, keepdim=True)).to(x)
-        return x - (x * unit).sum(-1, keepdim=True) * unit
-
-    spec = {"kind": "project_out", "source": direction.source, "model": direction.model}
-    return make_edit(
-        direction.site,
-        fn,
-        f"without {direction.source or 'direction'}",
-        spec=spec,
-        tensors={"vector": vector},
-        **places,
-    )
+def spanned(vectors: Sequence[Float[Tensor, "*lead d"]], learned: bool = False) -> Float[Tensor, "*lead k d"]:
+    """An orthonormal basis of the span, as rows, in float64; where they depend on one another, rows of zero remain."""
+    stacked = torch.stack([v.double() for v in vectors], -2)
+    if learned:
+        return torch.linalg.qr(stacked.mT).Q.mT
+    _, values, rows = torch.linalg.svd(units_of(stacked), full_matrices=False)
+    return rows * (values > 1e-9 * values[..., :1])[..., None]
 
 
 def clamp(
@@ -84,36 +75,24 @@ def clamp(
     spec = {"kind": "clamp", "low": low, "high": high}
     if not isinstance(target, Direction):
         return make_edit(str(target), lambda x: x.clamp(low, high), f"{target} in [{low}, {high}]", spec=spec, **places)
-    vector = _checked(target, "clamp").vector
+    vector = checked(target, "clamp").vector
+    if not vector.requires_grad:
+        refuse_empty(vector, "clamp", target.source)
+    ready = Constant(lambda: units_of(vector), vector.requires_grad)
 
-    def fn(x: Tensor) -> Tensor:
-        _fits(x, vector, "clamp")
-        unit = (vector / vector.norm(dim=-1, keepdim=True)).to(x)
-        along = (x * unit).sum(-1, keepdim=True)
-        return x + (along.clamp(low, high) - along) * unit
+    def fn(x: Tensor, step: Step | None = None) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        unit = laid(ready.to(x.device, wide.dtype), x, step, "clamp")
+        along = (wide * unit).sum(-1, keepdim=True)
+        return (wide + (along.clamp(low, high) - along) * unit).to(x.dtype)
 
     spec |= {"source": target.source, "model": target.model}
     return make_edit(
         target.site,
         fn,
         f"{target.source or 'direction'} in [{low}, {high}]",
+        contextual=vector.ndim > 1,
         spec=spec,
         tensors={"vector": vector},
         **places,
     )
-
-
-def _checked(direction: Direction, name: str) -> Direction:
-    if not isinstance(direction, Direction):
-        raise EditError(
-            f"{name} takes a Direction, got {type(direction).__name__}.\n"
-            f"  write ins.{name}(ins.Direction('layers.6.resid_post', vector, source='...'))."
-        )
-    return direction
-
-
-def _fits(x: Tensor, vector: Tensor, name: str) -> None:
-    if vector.shape[-1] != x.shape[-1] or vector.ndim > 2:
-        raise ShapeError(
-            f"{name}: the vector has shape {tuple(vector.shape)}, the site's last axis has {x.shape[-1]} entries."
-        )
