@@ -21,7 +21,6 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "Edit": "core.edit",
     "Direction": "core.direction",
     "Directions": "core.directions",
-    "add": "core.edits.directions",
     "add": "core.edits.add",
     "schedule": "core.edits.strength",
     "project_out": "core.edits.directions",

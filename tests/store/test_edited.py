@@ -90,6 +90,8 @@ def test_edits_that_depend_on_the_batch_or_have_no_name_are_refused(tmp_path: Pa
         "draws on the batch itself": ins.ablate(SITE, "mean"),
         "source of 2 rows": ins.patch(SITE, rows, at=0),
         "2 strengths": ins.add(direction(SITE), torch.tensor([1.0, 2.0])),
+        "2 strengths, one a row": ins.add(direction(SITE), torch.ones(2, 3)),
+        "2 vectors, one a row": ins.add(ins.Direction(SITE, torch.ones(2, 32))),
         "values of 2 rows": ins.replace(SITE, rows),
         "relates tokens of 2 rows": relate(
             "layers.0", torch.zeros(2, 4, dtype=torch.long), torch.eye(1, dtype=torch.bool)
