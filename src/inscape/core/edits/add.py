@@ -42,7 +42,7 @@ def add(
     learned = vector.requires_grad
     ready = Constant(lambda: vector if unit == "vector" else units_of(vector), learned)
     number = strength.number if unit != "relative" and not learned else None
-    scaled = Constant(lambda: number * (vector if unit == "vector" else units_of(vector)), False)
+    scaled = Constant(lambda: (number or 0.0) * (vector if unit == "vector" else units_of(vector)), False)
     narrow = unit == "vector" and not keep_norm
 
     def fn(x: Tensor, step: Step | None = None) -> Tensor:
@@ -56,12 +56,11 @@ def add(
                 factor = factor.to(x.dtype)
             return x + factor * laid(ready.to(x.device, x.dtype), x, step, "add")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        length = wide.norm(dim=-1, keepdim=True) if unit == "relative" or keep_norm else None
         if unit == "relative":
-            factor = factor * length
+            factor = factor * wide.norm(dim=-1, keepdim=True)
         y = wide + factor * laid(ready.to(x.device, wide.dtype), x, step, "add")
         if keep_norm:
-            y = turned(y, wide, length)
+            y = turned(y, wide)
         return y.to(x.dtype)
 
     spec: dict[str, Any] = {"kind": "add", "source": direction.source, "model": direction.model, **strength.spec}
@@ -74,7 +73,6 @@ def add(
     return make_edit(direction.site, fn, label, contextual=contextual, spec=spec, tensors=tensors, **places)
 
 
-def turned(y: Tensor, x: Tensor, length: Tensor | None = None) -> Tensor:
+def turned(y: Tensor, x: Tensor) -> Tensor:
     """y with the length of x, token by token; where y is zero it stays zero."""
-    length = x.norm(dim=-1, keepdim=True) if length is None else length
-    return y * (length / y.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny))
+    return y * (x.norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny))
