@@ -18,6 +18,7 @@ NAMES = (
     "false_positives",
     "lens",
     "signals",
+    "steering_fit",
 )
 
 

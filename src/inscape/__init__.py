@@ -21,6 +21,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "Edit": "core.edit",
     "Direction": "core.direction",
     "Directions": "core.directions",
+    "fit_directions": "steer.fit_directions",
     "add": "core.edits.add",
     "schedule": "core.edits.strength",
     "project_out": "core.edits.directions",
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from inscape.read.readouts import load_readout
     from inscape.reports.plan import plan
     from inscape.reports.report import report
+    from inscape.steer.fit_directions import fit_directions
     from inscape.steer.merge import merge_edits
     from inscape.store.exchange.importing import import_store
     from inscape.store.keep import project, top_k

@@ -18,7 +18,8 @@ GROUPS = {
     "Opening a model": ("open", "Model", "SiteTable", "Site", "verify", "Family", "Stack"),
     "Running it": ("run", "Trace", "generate", "Generation", "editing"),
     "Edits": (
-        "Edit", "Direction", "Directions", "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
+        "Edit", "Direction", "Directions", "fit_directions",
+        "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
         "skip_layers", "skip_voids", "attend", "edit",
     ),
     "Positions": ("span", "tokens"),
