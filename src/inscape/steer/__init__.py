@@ -3,5 +3,7 @@
 | you want | take |
 |---|---|
 | the direction between two sets of texts, at every layer | `fit_directions.fit_directions` |
+| a direction a row: what an image or a document does to this very input | `contrast.contrast_direction` |
+| a direction between words, without running a text | `tokens.token_direction` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |
 """
