@@ -24,6 +24,10 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "fit_directions": "steer.fit_directions",
     "add": "core.edits.add",
     "schedule": "core.edits.strength",
+    "norm_preserving_add": "core.edits.norm_preserving",
+    "affine": "core.edits.affine",
+    "when": "core.edits.when",
+    "Condition": "core.edits.when",
     "project_out": "core.edits.directions",
     "clamp": "core.edits.directions",
     "scale": "core.edits.values",
@@ -73,13 +77,16 @@ if TYPE_CHECKING:
     from inscape.core.edit import Edit
     from inscape.core.edit_file import load_edits, save_edits
     from inscape.core.edits.add import add
+    from inscape.core.edits.affine import affine
     from inscape.core.edits.attend import attend
     from inscape.core.edits.directions import clamp, project_out
+    from inscape.core.edits.norm_preserving import norm_preserving_add
     from inscape.core.edits.skip import skip, skip_layers
     from inscape.core.edits.sources import ablate, patch
     from inscape.core.edits.strength import schedule
     from inscape.core.edits.values import edit, replace, scale
     from inscape.core.edits.voids import skip_voids
+    from inscape.core.edits.when import Condition, when
     from inscape.core.errors import (
         EditError,
         FileError,

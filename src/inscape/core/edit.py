@@ -11,6 +11,8 @@ from inscape.core.errors import EditError, ShapeError
 from inscape.core.positions import At, check_at, select
 from inscape.core.step import Step
 
+ELSEWHERE = "/"  # before a name in `Edit.needs`: a site anywhere in the model, by its whole name
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:
@@ -19,7 +21,8 @@ class Edit:
     site: a name or a pattern ("layers.*.mlp_out"). label: shown in reports. at, heads, units, rows: where it acts;
     everything else passes unchanged. heads and units are one set for all rows, or one a row: a table of indices
     [batch, k] or a bool mask [batch, n]. contextual: `fn(x, step)` instead of `fn(x)`, see `core.step.Step`.
-    needs: other sites, relative to the same layer, whose values the function reads from `step.held`.
+    needs: other sites whose values the function reads from `step.held` under the same name: relative to the same layer,
+    or "/layers.3.resid_post", whole, behind a slash.
     among: all sites of the pattern that this edit was written with, once it stands at one of them; see `Step.among`.
     spec, tensors: how to write it to a file; an edit without `spec` is a bare function and cannot be saved.
     """
@@ -87,6 +90,11 @@ def make_edit(
         str(site), fn, label, check_at(at), sets_of(heads, "heads"), sets_of(units, "units"),
         whole_numbers(rows, "rows"), **more,
     )  # fmt: skip
+
+
+def needed_site(site: str, name: str) -> str:
+    """The site that an edit at `site` means by an entry of its `needs`."""
+    return name.removeprefix(ELSEWHERE) if name.startswith(ELSEWHERE) else f"{site.rpartition('.')[0]}.{name}"
 
 
 def at_site(edit: Edit, site: str, among: tuple[str, ...] = ()) -> Edit:

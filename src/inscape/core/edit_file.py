@@ -5,7 +5,7 @@ Only named edits can be written: code is never stored, so a file from elsewhere 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor
 from inscape.core.direction import Direction
 from inscape.core.edit import Edit
 from inscape.core.edits.add import add
+from inscape.core.edits.affine import affine
 from inscape.core.edits.attend import attend
 from inscape.core.edits.directions import clamp, project_out
+from inscape.core.edits.norm_preserving import norm_preserving_add
 from inscape.core.edits.relate import relate
 from inscape.core.edits.skip import skip
 from inscape.core.edits.sources import ablate, patch
@@ -24,6 +26,7 @@ from inscape.core.edits.sparsify import random_k, threshold_activation, topk_act
 from inscape.core.edits.strength import Schedule
 from inscape.core.edits.values import replace, scale
 from inscape.core.edits.voids import skip_voids
+from inscape.core.edits.when import Condition, when
 from inscape.core.errors import EditError, FileError
 from inscape.core.positions import At, Newest, Span, Tokens
 from inscape.core.tensor_file import read_tensors, write_tensors
@@ -56,8 +59,8 @@ def _out(edits: Sequence[Edit], what: str) -> tuple[list[dict[str, Any]], dict[s
         if edit.spec is None:
             raise EditError(
                 f"{edit!r} holds a Python function or another run's whole trace; neither {what}.\n"
-                "  use the named edits (add, scale, replace, patch from one site, ablate, project_out, clamp, "
-                "skip, attend, topk_activation, random_k, threshold_activation)."
+                "  use the named edits (add, norm_preserving_add, affine, when, scale, replace, patch from one site, "
+                "ablate, project_out, clamp, skip, attend, topk_activation, random_k, threshold_activation)."
             )
         at, at_tensor = _at_out(edit.at)
         if at_tensor is not None:
@@ -65,7 +68,7 @@ def _out(edits: Sequence[Edit], what: str) -> tuple[list[dict[str, Any]], dict[s
         tables = {k: v for k in ("heads", "units") if isinstance(v := getattr(edit, k), Tensor)}
         for name, value in {**edit.tensors, **tables}.items():
             tensors[f"{i}.{name}"] = value
-        spec = {k: _at_out(v)[0] if k in ("keys", "to") else v for k, v in edit.spec.items()}
+        spec = _spec_out(edit.spec)
         about.append(
             {
                 "site": edit.site,
@@ -78,6 +81,11 @@ def _out(edits: Sequence[Edit], what: str) -> tuple[list[dict[str, Any]], dict[s
             }
         )
     return about, tensors
+
+
+def _spec_out(spec: Mapping[str, Any]) -> dict[str, Any]:
+    out = {k: _at_out(v)[0] if k in ("keys", "to") else v for k, v in spec.items()}
+    return out | {"edit": _spec_out(spec["edit"])} if "edit" in spec else out
 
 
 def load_edits(path: str | Path) -> list[Edit]:
@@ -108,6 +116,21 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         names = [f"vector{i}" for i in range(1, len(mine))]
         more = [Direction(site, mine[name], direction.source, direction.model) for name in names]
         return project_out([direction, *more] if more else direction, **places)
+    if kind == "norm_preserving_add":
+        source, of = spec["source"], spec["model"]
+        names = sorted((n for n in mine if n.startswith("vector")), key=lambda n: int(n.removeprefix("vector") or 0))
+        several = [Direction(site, mine[n], source, of) for n in names]
+        strength = _strength(mine["scale"], spec)
+        return norm_preserving_add(several, strength, adaptive=spec["adaptive"], **places)
+    if kind == "affine":
+        w, b = (v if v.ndim else float(v) for v in (mine["weight"], mine["bias"]))
+        return affine(site, w, b, _strength(mine["scale"], spec), **places)
+    if kind == "when":
+        about = dict(spec["condition"])
+        name = f"{i}.{about.pop('vector')}"
+        direction = Direction(about.pop("site"), tensors[name], about.pop("source"), about.pop("model"))
+        inner = {k: v for k, v in tensors.items() if k != name}
+        return when(Condition(direction, **about), _rebuilt(entry | {"spec": spec["edit"]}, i, inner))
     if kind == "clamp":
         return clamp(site, spec["low"], spec["high"], **places)
     if kind == "scale":

@@ -24,6 +24,7 @@ class Step:
     among: every site that the edit under way acts at, in forward order: where it stands among the layers.
     memo: what edits remember from site to site of this one forward, each under a key of its own. It is as wide as the
     call (rows and columns fit) and gone with it, so that nothing of one call can reach the next.
+    kept: what edits remember from call to call of one sequence, such as a decision about its prompt; gone with it.
     """
 
     start: int
@@ -39,6 +40,7 @@ class Step:
     place: Tensor | None = None
     among: tuple[str, ...] = ()
     memo: dict[object, Any] = field(default_factory=dict)
+    kept: dict[object, Any] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:

@@ -1,5 +1,7 @@
 """Which columns a call covers: counted at the module itself, so that cached steps know where they are."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ class Columns:
         self._step: Step | None = None
         self._made = mask is None
         self.rows = mask.shape[0] if mask is not None else None
+        self.kept: dict[object, Any] = {}
         self.others: dict[tuple[str, int, int], Step] = {}
 
     @property
@@ -80,10 +83,14 @@ class Columns:
         mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         start = self._start(kwargs, mask, width)
         old = self._step
+        if start == 0:
+            self.kept = {}
         if width == 1 and old is not None and start == old.stop and old.real.shape[0] == batch and _goes_on(mask):
             real = torch.cat([old.real, old.lengths[:, None]], 1)  # one more real token a row: the common cached step
             past = self._past(start, batch, old)
-            self.step = Step(start, start + 1, real, tokens, old.prompt, past=past, n_repeats=old.n_repeats)
+            self.step = Step(
+                start, start + 1, real, tokens, old.prompt, past=past, n_repeats=old.n_repeats, kept=self.kept
+            )
             session.held.clear()
             return
         if start == 0 and (self.step is None or self.prompt is None or width < self.prompt):
@@ -96,7 +103,7 @@ class Columns:
         past = self._past(start, batch, old)
         self.step = Step.of_mask(mask, start, tokens, self.prompt)
         self.step.past = past
-        self.step.n_repeats = repeats
+        self.step.n_repeats, self.step.kept = repeats, self.kept
         session.held.clear()
 
     def _past(self, start: int, batch: int, old: Step | None) -> Tensor | None:

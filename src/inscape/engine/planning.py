@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from inscape.core.edit import Edit, at_site
+from inscape.core.edit import ELSEWHERE, Edit, at_site, needed_site
+from inscape.core.edits.contradictions import refuse_contradictions
 from inscape.core.errors import EditError, ModelError, SiteError, TokenError
 from inscape.core.positions import Span
 from inscape.core.site import Site
@@ -120,19 +121,53 @@ def tasks_of(
         it.keeps[label] = keep
     for edit in edits:
         if not isinstance(edit, Edit):
-            raise EditError(f"edits= takes edits such as ins.add(direction); got {type(edit).__name__}.")
+            raise no_edit(edit)
         names = names_of(model, edit.site)
         for name in names:
             concrete = _with_span(at_site(edit, name, tuple(names)), model, inputs)
+            if edit.needs:
+                concrete = _with_needs(concrete, model)
             _check_axes(concrete, point_of(model, name))
             _check_place(point_of(model, name), model)
             task(name).edits.append(concrete)
-            for needed in edit.needs:
-                task(f"{name.rsplit('.', 1)[0]}.{needed}").hold = True
+            for needed in concrete.needs:
+                it = task(needed_site(name, needed))
+                it.hold, it.copies = True, it.copies or needed.startswith(ELSEWHERE)
     for name, look in (watched or {}).items():
         task(name).watch = look
+    for it in tasks.values():
+        if len(it.edits) > 1:
+            refuse_contradictions(it.edits, it.point.name)
     order = {name: i for i, name in enumerate(model.points)}
     return sorted(tasks.values(), key=lambda t: order.get(t.point.name, len(order)))
+
+
+def no_edit(given: Any) -> EditError:
+    unpack = (
+        "\n  Directions give a list of edits: edits=[*ins.add(directions), ...]." if isinstance(given, list) else ""
+    )
+    return EditError(f"edits= takes edits such as ins.add(direction); got {type(given).__name__}.{unpack}")
+
+
+def _with_needs(edit: Edit, model: Model) -> Edit:
+    """Its needs by the model's own names, but the edit's own site; refused where they come later."""
+    needs = []
+    for name in edit.needs:
+        if not name.startswith(ELSEWHERE):
+            needs.append(name)
+            continue
+        (site,) = names_of(model, name.removeprefix(ELSEWHERE))
+        if site != name.removeprefix(ELSEWHERE):
+            raise SiteError(f"the edit {edit!r} looks at {name.removeprefix(ELSEWHERE)!r}: write {site!r}.")
+        order = list(model.points)
+        if site in order and edit.site in order and order.index(site) > order.index(edit.site):
+            raise EditError(
+                f"the edit {edit!r} at {edit.site} looks at {site}, which comes later in a forward pass.\n"
+                "  an edit can look at sites up to its own; move it, or what it looks at."
+            )
+        if site != edit.site:
+            needs.append(name)
+    return replace(edit, needs=tuple(needs))
 
 
 def _check_axes(edit: Edit, point: Point) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.core.edit import Edit
+from inscape.core.edit import ELSEWHERE, Edit
 from inscape.core.errors import InscapeError
 from inscape.core.progress import tell
 from inscape.core.step import Step
@@ -41,6 +41,11 @@ def restarted(plan: Plan, name: str, batch_tokens: int | None, trust: bool) -> N
     ]
     if special:
         raise CannotReenter(f"{special[0]} is not seen one token at a time")
+    far = [
+        e for p in plan.cells for es in p.edits.values() for e in es if any(n.startswith(ELSEWHERE) for n in e.needs)
+    ]
+    if far:
+        raise CannotReenter(f"{far[0]!r} looks at a site before the one it changes")
     if plan.prepared.mask is None:
         raise CannotReenter("the inputs are no tokens")
     check_way(model, name)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inscape.core.edit import Edit, apply
-from inscape.core.errors import NotFiniteError, NotFiredError
+from inscape.core.edit import Edit, apply, needed_site
+from inscape.core.errors import EditError, NotFiniteError, NotFiredError
 from inscape.core.step import Step
 from inscape.engine import replay
 from inscape.engine.finite import check_finite
@@ -47,7 +47,8 @@ class Task:
     point: Point
     edits: list[Edit] = field(default_factory=list)
     read: bool = False
-    hold: bool = False  # keep the value for an edit at a later point of the same layer
+    hold: bool = False  # keep the value for an edit at a later point
+    copies: bool = False  # of a far site: whatever lies between may go on writing into the value
     keeps: dict[str, Callable[[Tensor, Step], Tensor] | None] = field(default_factory=dict)  # by the name of the result
     watch: Callable[[Tensor, Step], None] | None = None  # shown the value, after the edits
 
@@ -204,8 +205,7 @@ class Session:
         point = task.point
         for edit in task.edits:
             if edit.needs:
-                layer = point.name.rsplit(".", 1)[0]
-                step.held = {n: self.held[f"{layer}.{n}"] for n in edit.needs}
+                step.held = {n: self._seen(point.name, n, edit) for n in edit.needs}
             y = apply(edit, x, step, point.axes)
             if y is None:
                 continue
@@ -214,13 +214,23 @@ class Session:
                 check_finite(self, edit, x, y, step, point)
             x = y
         if task.hold:
-            self.held[point.name] = x
+            self.held[point.name] = x.clone() if task.copies else x
         if task.read:
             x = self.record(task, x, step)
         if task.watch is not None:
             self.fired[point.name] = self.fired.get(point.name, 0) + (not task.read)
             task.watch(x, step)
         return x
+
+    def _seen(self, site: str, name: str, edit: Edit) -> Tensor:
+        """The value of another site that an edit here asked for."""
+        wanted = needed_site(site, name)
+        if wanted not in self.held:
+            raise EditError(
+                f"the edit {edit!r} at {site} looks at {wanted}, which has not happened yet in this forward pass.\n"
+                "  an edit can look at sites before its own; move it, or what it looks at."
+            )
+        return self.held[wanted]
 
     def record(self, task: Task, x: Tensor, step: Step) -> Tensor:
         name = task.point.name

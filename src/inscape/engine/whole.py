@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from inscape.core.edit import ELSEWHERE, needed_site
 from inscape.core.errors import ModelError
 from inscape.core.progress import tell
 from inscape.engine.blocks import CannotReenter
@@ -58,8 +59,9 @@ def _forward(plan: "Plan", model: Model, inputs: Inputs, dispatch: Dispatch, poi
             continue
         tasks.setdefault(site, Task(point)).edits.append(dispatch.as_edit(site, point.axes))
         for needed in tasks[site].edits[-1].needs:
-            name = f"{site.rsplit('.', 1)[0]}.{needed}"
+            name = needed_site(site, needed)
             tasks.setdefault(name, Task(model.points[name])).hold = True
+            tasks[name].copies |= needed.startswith(ELSEWHERE)
     order = {name: i for i, name in enumerate(model.points)}
     ordered = sorted(tasks.values(), key=lambda t: order.get(t.point.name, len(order)))
     columns = one_call(model, inputs)

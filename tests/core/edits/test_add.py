@@ -11,6 +11,7 @@ import inscape as ins
 from inscape.core.edits.strength import Strength
 from inscape.core.edits.vectors import checked
 from inscape.core.step import Step
+from inscape.engine.planning import no_edit
 from tests.common.small import direction, gpt2, gpt2_module, hooks_left
 from tests.common.steering import ROWS, SITE, as_the_loop, beams_need_no_cache, padded
 from tests.common.zoo import build, inputs_for
@@ -205,3 +206,16 @@ def test_what_cannot_be_added_says_why() -> None:
         ins.run(gpt2(), ROWS, edits=[ins.add(ins.Direction("layers.1.attn.z", torch.ones(2, 8)))])
     with pytest.raises(ins.TokenError, match="how many of the prompt's last tokens"):
         ins.newest(0)
+
+
+def test_directions_of_several_sites_are_one_edit_each() -> None:
+    sites = [f"layers.{i}.resid_post" for i in range(3)]
+    several = ins.Directions.of(*(direction(site, seed) for seed, site in enumerate(sites)))
+    for make in (ins.add, ins.norm_preserving_add, ins.project_out):
+        edits = make(several)
+        assert [e.site for e in edits] == sites
+        got = ins.run(gpt2(), ROWS, edits=edits).output.logits
+        want = ins.run(gpt2(), ROWS, edits=[make(d) for d in several.values()]).output.logits
+        assert torch.equal(got, want)
+    with pytest.raises(ins.EditError, match=r"got list\.\n  Directions give a list of edits"):
+        raise no_edit(ins.add(several))

@@ -1,11 +1,12 @@
 """Steer along a direction: add it, in its own length, as a unit, or as a share of each token's length."""
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from inscape.core.direction import Direction
+from inscape.core.directions import Directions
 from inscape.core.edit import Edit, make_edit
 from inscape.core.edits.strength import Constant, Strength, Strengths
 from inscape.core.edits.vectors import checked, laid, refuse_empty, units_of
@@ -15,10 +16,23 @@ from inscape.core.step import Step
 UNITS = ("vector", "norm", "relative")
 
 
+@overload
 def add(
-    direction: Direction, scale: Strengths = 1.0, *, unit: str = "vector", keep_norm: bool = False, **places: Any
-) -> Edit:
-    """Add a direction to the activation.
+    direction: Direction, scale: Strengths = ..., *, unit: str = ..., keep_norm: bool = ..., **places: Any
+) -> Edit: ...
+@overload
+def add(
+    direction: Directions, scale: Strengths = ..., *, unit: str = ..., keep_norm: bool = ..., **places: Any
+) -> list[Edit]: ...
+def add(
+    direction: Direction | Directions,
+    scale: Strengths = 1.0,
+    *,
+    unit: str = "vector",
+    keep_norm: bool = False,
+    **places: Any,
+) -> Edit | list[Edit]:
+    """Add a direction to the activation; `Directions` give one edit a site, a list.
 
     unit: what `scale` counts. "vector": `x + scale v`, the vector in its own length; "norm": `x + scale v/|v|`, lengths
         at the site; "relative": `x + scale |x| v/|v|`, a share of each token's own length, so that 0.1 means the same
@@ -33,6 +47,8 @@ def add(
     Cost: one addition; casts are kept by dtype and device. "relative" and keep_norm: a norm more each.
     Raises: EditError for another unit; ShapeError for a vector that does not fit, or is zero where it is to be a unit.
     """
+    if isinstance(direction, Directions):
+        return [add(d, scale, unit=unit, keep_norm=keep_norm, **places) for d in direction.values()]
     direction = checked(direction, "add")
     if unit not in UNITS:
         raise EditError(f"add(unit={unit!r}): the units of a strength are {', '.join(UNITS)}.")

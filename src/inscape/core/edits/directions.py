@@ -1,13 +1,14 @@
 """Edits along directions: remove them, hold the projection on one within bounds."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from inscape.core.direction import Direction
+from inscape.core.directions import Directions
 from inscape.core.edit import Edit, make_edit
 from inscape.core.edits.strength import Constant
 from inscape.core.edits.vectors import checked, checked_all, laid, refuse_empty, units_of
@@ -15,15 +16,22 @@ from inscape.core.errors import EditError
 from inscape.core.step import Step
 
 
-def project_out(direction: Direction | Sequence[Direction], **places: Any) -> Edit:
+@overload
+def project_out(direction: Direction | Sequence[Direction], **places: Any) -> Edit: ...
+@overload
+def project_out(direction: Directions, **places: Any) -> list[Edit]: ...
+def project_out(direction: Direction | Sequence[Direction] | Directions, **places: Any) -> Edit | list[Edit]:
     """Remove what lies along a direction, or in the span of several: x - Q Q'x; twice is the same as once.
 
     Q is an orthonormal basis, for one direction v/|v|. Several need not be orthogonal, and one that lies in the span of
     the others changes nothing: which is why they belong in one edit, since two edits in a row would leave some of the
     first. They are of one site, with vectors of one shape: (d,), or one a row or head as in `add`, each with a span of
     its own. Vectors that require grad are learned, and must then be independent. float32 inside.
+    `Directions` give one edit a site, a list.
     Raises: ShapeError for directions that point nowhere; EditError for directions of several sites.
     """
+    if isinstance(direction, Directions):
+        return [project_out(d, **places) for d in direction.values()]
     several = checked_all(direction, "project_out")
     vectors = [d.vector for d in several]
     for d in several:

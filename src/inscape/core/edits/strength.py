@@ -98,7 +98,7 @@ class Strength:
     def label(self) -> str:
         """ "+2", or "+" where it is no single number."""
         if isinstance(self.given, Tensor) and self.given.ndim == 0:
-            return f"{float(self.given):+g}"
+            return f"{float(self.given.detach()):+g}"
         return f"{self.number:+g}" if self.number is not None else "+"
 
     def of(self, x: Tensor, step: Step | None) -> float | Tensor:
