@@ -138,6 +138,7 @@ def test_generate_prints_the_text_with_what_was_added(folder, capsys):
         (["generate", "{}"], "no text to go on from"),
         (["generate", "{}", "w3", "--edits", "nowhere.safetensors"], "nowhere.safetensors"),
         (["report", "{}", "nowhere.txt"], "nowhere.txt"),
+        (["report", "{}", "--section", "nope"], "a report has no section 'nope'; there are model, lens"),
         (["sites", "./no-such-folder"], "no-such-folder"),
         (["run", "{}", "w3", "--save", "no/such/folder/x.safetensors"], "there is no folder no/such/folder"),
     ],
@@ -147,6 +148,17 @@ def test_our_errors_are_a_message_without_traceback_and_exit_code_1(argv, messag
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+def test_a_report_of_some_sections(folder, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    argv = ["report", folder, "--text", "w3 w4 w5", "--section", "model,stream", "--to", str(page), "--json"]
+    assert main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == page.stat().st_size
+    whole = ins.report(ins.open(folder), ["w3 w4 w5"], sections=["model", "stream"], to=None)
+    titles = [section.title for section in whole.sections]
+    assert len(titles) == 2
+    assert all(title in page.read_text() for title in titles)
 
 
 def test_debug_lets_the_error_through(folder):

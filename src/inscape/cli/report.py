@@ -15,6 +15,7 @@ def report(
     /,
     *,
     text: Annotated[list[str] | None, Parameter(negative="")] = None,
+    section: Annotated[list[str] | None, Parameter(negative="")] = None,
     to: Path = Path("report.html"),
     as_json: Json = False,
     debug: Debug = False,
@@ -27,6 +28,8 @@ def report(
         Texts to read the model with, separated by blank lines; - for stdin. A dozen built-in ones if left out.
     text:
         A text; may be given more than once.
+    section:
+        Only this part of the page, such as lens or depth; may be given more than once, or with commas.
     to:
         Where the page goes.
     """
@@ -37,10 +40,11 @@ def report(
         texts += [part.strip() for part in read_text(textfile).split("\n\n") if part.strip()]
         if not texts:
             raise ins.InputError(f"{textfile} holds no text.\n  write texts into it, separated by blank lines.")
+    chosen = [name for names in section or [] for name in names.replace(",", " ").split()]
     started = time.perf_counter()
     opened = open_model(model, quiet=as_json)
     with progress("looking at the texts", quiet=as_json) as tell:
-        ins.report(opened, texts or None, to=to, progress=tell)
+        ins.report(opened, texts or None, sections=chosen or None, to=to, progress=tell)
     if as_json:
         print_json({"model": model, "report": to.resolve(), "bytes": to.stat().st_size})
         return
