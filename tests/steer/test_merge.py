@@ -149,10 +149,10 @@ def test_the_common_families_merge(name: str, least: int) -> None:
     assert found >= least
 
 
-EVERY, VALUE = "weights act on every token", "depends on the value"
+VALUE = "no linear map and a shift: what it does depends on the value"
 STREAM = r"a sum of what all layers below added(.|\n)*layers.\*.attn_out"
 REFUSED = {
-    "positions": ("acts at some tokens only; " + EVERY, lambda: ins.add(direction(), at=-1)),
+    "positions": ("acts at some tokens only, not at every token of every row", lambda: ins.add(direction(), at=-1)),
     "generated": ("acts at some tokens only", lambda: ins.add(direction(), at="generated")),
     "rows": ("acts at some rows only", lambda: ins.add(direction(), rows=[0])),
     "a number a row": ("is not one map for every token", lambda: ins.add(direction(), torch.tensor([1.0, 2.0]))),
@@ -164,7 +164,7 @@ REFUSED = {
     "the stream's projection": (STREAM, lambda: ins.project_out(direction())),
     "a mixing norm": ("ln_1 scales every entry by itself", lambda: ins.project_out(direction("layers.1.attn.in"))),
     "a shared weight": (r"wte\.weight is also the weight of lm_head", lambda: ins.project_out(direction("embed"))),
-    "a pattern": ("batch head query key; no weights", lambda: ins.scale("layers.1.attn.pattern", 0.5)),
+    "a pattern": ("batch head query key; it changes no single tokens", lambda: ins.scale("layers.1.attn.pattern", 0.5)),
     "fused queries": (r"no module of this model gives layers\.1\.attn\.q", lambda: ins.scale("layers.1.attn.q", 0.5)),
     "a module path": ("acts at no named site", lambda: ins.scale("@transformer.h.1.mlp", 0.5)),
 }

@@ -8,4 +8,5 @@
 | whether a direction is any good, on texts it has not seen | `quality.quality` |
 | states that no linear probe can tell labels from | `erase.Eraser` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |
+| them in another program | `export` |
 """

@@ -58,12 +58,14 @@ class AffineForm:
 def affine_form(edit: Edit, point: Point, features: tuple[int, ...]) -> AffineForm:
     """The map of an edit that stands at this site. Raises: EditError with the reason where it is not one for all."""
     if edit.needs or edit.at is not None or edit.rows is not None:
-        where = "reads other sites" if edit.needs else f"acts at some {'rows' if edit.at is None else 'tokens'} only"
-        raise EditError(f"{edit!r} {where}; weights act on every token of every row alike.")
-    if point.axes[:2] != ("batch", "pos"):
-        raise EditError(
-            f"{edit!r}: the axes of {edit.site} are {' '.join(point.axes)}; no weights give them as they are."
+        where = (
+            "reads other sites"
+            if edit.needs
+            else f"acts at some {'rows' if edit.at is None else 'tokens'} only, not at every token of every row"
         )
+        raise EditError(f"{edit!r} {where}.")
+    if point.axes[:2] != ("batch", "pos"):
+        raise EditError(f"{edit!r}: the axes of {edit.site} are {' '.join(point.axes)}; it changes no single tokens.")
     d = int(torch.tensor(features).prod())
     x = _probes(edit, d)
     half = len(x) // 2
@@ -82,11 +84,9 @@ def affine_form(edit: Edit, point: Point, features: tuple[int, ...]) -> AffineFo
     except (ShapeError, RuntimeError, ValueError, IndexError) as error:
         raise EditError(f"{edit!r} is not one map for every token: {str(error).splitlines()[0]}") from error
     if not all(_close(y, once.expand_as(y)) for y in alike):
-        raise EditError(f"{edit!r} does not do the same at every token, row and step; weights do.")
+        raise EditError(f"{edit!r} does not do the same at every token, row and step.")
     if not torch.isfinite(constant).all() or not all(_close(a, b) for a, b in sums):
-        raise EditError(
-            f"{edit!r} is no linear map and a shift: what it does depends on the value, which weights cannot."
-        )
+        raise EditError(f"{edit!r} is no linear map and a shift: what it does depends on the value.")
     return form
 
 

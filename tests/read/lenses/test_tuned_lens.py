@@ -244,6 +244,9 @@ def test_folders_that_are_no_lens_of_this_model_are_refused(tmp_path) -> None:
     torch.save({"0.weight": print}, tmp_path / "params.pt")  # a pickle that would import something
     with pytest.raises(FileError, match="more than tensors"):
         TunedLens.load_public(tmp_path, model)
+    (tmp_path / "params.pt").write_bytes(b"")
+    with pytest.raises(FileError, match="is damaged"):
+        TunedLens.load_public(tmp_path, model)
     for wrong in ({"d_model": 64}, {"num_hidden_layers": 2}, {"unembed_hash": "abc"}):
         (tmp_path / "config.json").write_text(json.dumps(config | wrong))
         torch.save({}, tmp_path / "params.pt")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from inscape.core.durable import disk_errors, written
 from inscape.core.errors import FileError, InputError, ModelError
+from inscape.core.pt_file import read_pt
 from inscape.engine.unembed import unembedding
 from inscape.models.model import Model
 
@@ -111,10 +112,7 @@ def _state(folder: Path) -> dict[str, Tensor]:
     path = folder / PARAMS
     if not path.is_file():
         raise FileError(f"there is no {PARAMS} in {str(folder)!r}: a lens is a folder with {CONFIG} and {PARAMS}.")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        raise FileError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}") from error
+    found = read_pt(path)
     if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
         raise FileError(f"{path} is damaged: it is no state dict.")
     return found

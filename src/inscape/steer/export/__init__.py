@@ -1,0 +1,6 @@
+"""Steering in the files of other programs: what they hold, and what of an edit they can say.
+
+| program | write | read |
+|---|---|---|
+| lm-evaluation-harness, model type `steered` (.pt) | `lm_eval.save_lm_eval` | `lm_eval.load_lm_eval` |
+"""
