@@ -45,6 +45,37 @@ def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path) -> None:
         assert (found.site, found.source, found.model) == (d.site, d.source, d.model)
 
 
+def test_directions_are_saved_and_loaded_by_name(tmp_path: Path) -> None:
+    both = 2 * ins.Directions.of(*directions())
+    both.save_gguf(tmp_path / "calm.gguf", model_hint="gemma3")
+    found = ins.Directions.load_gguf(tmp_path / "calm.gguf")
+    assert (found.sites, found.model, found.source) == (both.sites, both.model, both.source)
+    assert all(torch.equal(found[site].vector, both[site].vector) for site in both)
+
+
+def test_what_llama_cpp_would_add_is_what_the_edit_adds(tmp_path: Path) -> None:
+    """`llama_adapter_cvec::apply_to`: the tensor of layer il is added to what block il gives, for il from 1."""
+    from tests.common.small import gpt2
+
+    model, path = gpt2(), tmp_path / "calm.gguf"
+    given_ = ins.Directions.of(*directions((1, 2), 32))
+    given_.save_gguf(path)
+    ids, handles = torch.tensor([[1, 5, 9, 13]]), []
+    for tensor in gguf.GGUFReader(path).tensors:
+        vector, layer = torch.from_numpy(np.array(tensor.data)), int(tensor.name.removeprefix("direction."))
+
+        def plus(_: object, __: object, out: object, vector: torch.Tensor = vector) -> object:
+            return (out[0] + vector, *out[1:]) if isinstance(out, tuple) else out + vector
+
+        handles.append(model.module.transformer.h[layer].register_forward_hook(plus))
+    with torch.no_grad():
+        want = model.module(ids).logits
+    for handle in handles:
+        handle.remove()
+    edits = [ins.add(d) for d in ins.Directions.load_gguf(path).values()]
+    torch.testing.assert_close(ins.run(model, ids, edits=edits, output=True).output.logits, want)
+
+
 def test_the_gguf_package_reads_the_same_vectors(tmp_path: Path) -> None:
     path = tmp_path / "calm.gguf"
     save_control_vector(path, directions(), model_hint="gemma3")

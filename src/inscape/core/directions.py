@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from inscape.core.control_vector import load_control_vector, save_control_vector
 from inscape.core.direction import Direction, same_model
 from inscape.core.errors import FileError, InputError, SiteError
 from inscape.core.site import Site, SiteTable
@@ -128,6 +129,23 @@ class Directions(Mapping[str, Direction]):
         return _of(
             Direction(i["site"], tensors[i["site"]], str(i.get("source", "")), str(i.get("model", ""))) for i in items
         )
+
+    def save_gguf(self, path: str | Path, *, model_hint: str = "") -> None:
+        """Write them as a control vector for llama.cpp and repeng: see `core.control_vector` for its layer numbers.
+
+        Directions at `layers.<k>.resid_post`, k from 1 (block 0 cannot be steered there); scale them first, since
+        the file holds vectors alone. model_hint: the model's type ("gemma3"), a note that nobody checks.
+        Raises: SiteError for other sites, ShapeError, NotFiniteError, FileError.
+        """
+        save_control_vector(path, self.values(), model_hint=model_hint)
+
+    @classmethod
+    def load_gguf(cls, path: str | Path) -> "Directions":
+        """Read a control vector of llama.cpp, repeng or ours: `direction.k` is at `layers.k.resid_post`.
+
+        Raises: FileError for anything that is not one, or is damaged.
+        """
+        return _of(load_control_vector(path))
 
     def __repr__(self) -> str:
         shown = self.sites if len(self) <= 4 else (*self.sites[:2], "...", self.sites[-1])

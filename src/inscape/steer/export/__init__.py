@@ -2,5 +2,6 @@
 
 | program | write | read |
 |---|---|---|
+| llama.cpp, repeng (GGUF control vector) | `ins.Directions.save_gguf` | `ins.Directions.load_gguf` |
 | lm-evaluation-harness, model type `steered` (.pt) | `lm_eval.save_lm_eval` | `lm_eval.load_lm_eval` |
 """

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from inscape.core.direction import Direction
 from inscape.core.durable import disk_errors, written
 from inscape.core.edit import Edit, at_site
-from inscape.core.edits.directions import add, clamp
+from inscape.core.edits.add import add
+from inscape.core.edits.directions import clamp
 from inscape.core.errors import EditError, FileError, InputError, ModelError
 from inscape.core.pt_file import read_pt
 from inscape.engine.planning import names_of, point_of
