@@ -43,6 +43,11 @@ MERGED = {
     "of its start": (["layers.0.mlp.c_proj.bias"], lambda: ins.add(direction("layers.1.resid_pre"), 2.0)),
     "of its end": (["layers.2.mlp.c_proj.bias"], lambda: ins.add(direction("layers.2.resid_post"), 2.0)),
     "projection": (None, lambda: ins.project_out(direction("layers.*.mlp_out"))),
+    "a span of directions": (
+        None,
+        lambda: ins.project_out([direction("layers.1.mlp_out", i) for i in range(3)]),
+    ),
+    "in lengths": (["layers.1.mlp.c_proj.bias"], lambda: ins.add(direction("layers.1.mlp_out"), 3, unit="norm")),
     "heads": (None, lambda: ins.scale("layers.1.attn.z", 0.0, heads=[1])),
     "a head's vector": (
         ["layers.1.attn.c_proj.bias"],
@@ -156,6 +161,18 @@ REFUSED = {
     "generated": ("acts at some tokens only", lambda: ins.add(direction(), at="generated")),
     "rows": ("acts at some rows only", lambda: ins.add(direction(), rows=[0])),
     "a number a row": ("is not one map for every token", lambda: ins.add(direction(), torch.tensor([1.0, 2.0]))),
+    "a vector a row": ("is not one map", lambda: ins.add(ins.Direction("layers.1.resid_post", torch.randn(2, 32)))),
+    "a schedule": (
+        "the same at every token, row",
+        lambda: ins.add(direction(), ins.schedule([2.0, 2.0, 1.0], then=2.0)),
+    ),
+    "its end": ("the same at every token, row", lambda: ins.add(direction(), ins.schedule([2.0] * 50))),
+    "its prompt": (
+        "the same at every token, row",
+        lambda: ins.add(direction(), ins.schedule([2.0], then=2.0, prompt=1.0)),
+    ),
+    "a relative dose": (VALUE, lambda: ins.add(direction(), 0.5, unit="relative")),
+    "length kept": (VALUE, lambda: ins.add(direction(), 0.5, keep_norm=True)),
     "bounds": (VALUE, lambda: ins.clamp(direction("layers.1.mlp_out"), 2.0, 3.0)),
     "far bounds": (VALUE, lambda: ins.clamp(direction("layers.1.mlp_out"), high=700.0)),
     "neurons off": (VALUE, lambda: ins.clamp("layers.1.mlp.act", high=0.0, units=[3])),

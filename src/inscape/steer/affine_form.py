@@ -17,6 +17,7 @@ from inscape.models.points import Point
 
 TOKENS = 4096  # at a time
 CLOSE = 1e-5  # relative: edits may compute in float32
+LATER = (*range(1, 33), 64, 256, 1024, 100_000)  # generated tokens to look at: strengths may follow a schedule
 SCALES = (1.0, -1.0, 10.0, 100.0, 1e3, -1e3, 1e4)  # a bound that holds a value is met at one of them
 
 
@@ -75,7 +76,7 @@ def affine_form(edit: Edit, point: Point, features: tuple[int, ...]) -> AffineFo
         once = form.of(x[:1])
         alike = (
             _apply(edit, point.axes, features, x[:1].expand(5, d), rows=2),
-            _apply(edit, point.axes, features, x[:1], late=True),
+            *(_apply(edit, point.axes, features, x[:1], token=k) for k in LATER),
         )
         sums = [
             (form.linear(s * (x[:half] + x[half:])), form.linear(s * x[:half]) + form.linear(s * x[half:]))
@@ -91,13 +92,13 @@ def affine_form(edit: Edit, point: Point, features: tuple[int, ...]) -> AffineFo
 
 
 def _apply(
-    edit: Edit, axes: tuple[str, ...], features: tuple[int, ...], values: Tensor, rows: int = 1, late: bool = False
+    edit: Edit, axes: tuple[str, ...], features: tuple[int, ...], values: Tensor, rows: int = 1, token: int = 0
 ) -> Tensor:
-    """The edit on values as if they were tokens, [n, d] -> [rows * n, d]; late: as tokens of a generation."""
+    """The edit on values as if they were tokens, [n, d] -> [rows * n, d]; token: new ones from it on, 0 the prompt."""
     n = len(values)
     x = values.reshape(1, n, *features).repeat(rows, *[1] * (1 + len(features)))
-    start = 5 if late else 0
-    step = Step(start, start + n, torch.arange(start + n).expand(rows, -1), None, 3 if late else n)
+    start = 2 + token if token else 0  # after a prompt of three
+    step = Step(start, start + n, torch.arange(start + n).expand(rows, -1), None, 3 if token else n)
     with torch.no_grad():
         found = apply(edit, x, step, axes)
     return (x if found is None else found).reshape(rows * n, -1)

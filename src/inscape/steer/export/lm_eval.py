@@ -98,7 +98,7 @@ def load_lm_eval(path: str | Path, model: Model) -> list[Edit]:
         width = _width(model.module.get_submodule(full), model, site)
         if width is not None and width != len(vector):
             raise ModelError(f"{where} has a vector of {len(vector)} entries; {site} has {width} here.")
-        places = {} if head is None else {"heads": _head(head, point_of(model, site), where)}
+        places: dict[str, Any] = {} if head is None else {"heads": _head(head, point_of(model, site), where)}
         d = Direction(site, vector.float(), f"{Path(path).name} {hook}")
         if entry.get("action") == "add":
             if bias is not None:
