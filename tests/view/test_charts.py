@@ -127,3 +127,20 @@ def test_what_is_no_spec_is_refused():
 def test_a_missing_package_names_the_extra():
     with pytest.raises(MissingExtraError, match=r"inscape\[report\]"):
         report_package("a_package_that_is_not_installed", "a chart")
+
+
+def test_names_of_a_legend_go_on_in_another_row_before_they_are_cut_off() -> None:
+    short = lines({"a": [0, 1], "b": [1, 2]}, control={"c": [0, 0]})
+    assert [legend["columns"] for legend in _legends(short)] == [2, 1]
+    names = ["English", "French", "German", "Spanish", "Chinese", "Japanese"]
+    controls = ["English word of another item", "random tokens, as many"]
+    long = lines({name: [0, 1] for name in names}, control={name: [0, 0] for name in controls})
+    assert [legend["columns"] for legend in _legends(long)] == [3, 1]
+    svg_text = svg(long)
+    assert all(name in svg_text for name in controls)
+
+
+def _legends(spec) -> list[dict]:
+    found = [layer["encoding"][how]["legend"] for layer in spec["layer"] for how in ("color", "strokeDash")
+             if how in layer.get("encoding", {}) and layer["encoding"][how].get("legend")]  # fmt: skip
+    return found

@@ -17,6 +17,7 @@ import numpy as np
 from inscape.core.errors import InputError
 
 NAMES = {"en": "English", "fr": "Français", "de": "Deutsch", "es": "Español", "zh": "中文", "ja": "日本語"}
+ENGLISH_NAMES = {"en": "English", "fr": "French", "de": "German", "es": "Spanish", "zh": "Chinese", "ja": "Japanese"}
 WORDS = """
 dog chien Hund perro 狗 犬; cat chat Katze gato 猫 ネコ; horse cheval Pferd caballo 马 馬;
 bird oiseau Vogel pájaro 鸟 鳥; fish poisson Fisch pescado 鱼 魚; house maison Haus casa 房子 家;

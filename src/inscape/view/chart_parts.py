@@ -1,7 +1,7 @@
 """What the charts share: axes, the budget of marks, and the finishing of a spec."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ MAX_MARKS = 40_000  # an SVG of more takes seconds to draw and tens of MB
 TIP = ".4~g"  # numbers in tooltips
 Scale = Literal["linear", "log", "symlog"]
 TITLE_LETTER = 8  # about as many pixels a letter of a title takes
+LEGEND_LETTER, LEGEND_SYMBOL = 6.4, 42  # a letter of a name in a legend, and its mark with the room around it
 
 
 def upward(alt: Any, values: list[float | None], title: str, scale: Scale, zero: bool) -> Any:
@@ -62,6 +63,22 @@ def within_budget(marks: int) -> None:
             f"this chart would draw {marks:,} marks; a readable one has at most {MAX_MARKS:,}.\n"
             f"  reduce the values first, or give fewer rows."
         )
+
+
+def legend_columns(legends: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Columns of legends that stand side by side, so that they fit into a width in as few rows as can be."""
+    for rows in range(1, max(map(len, legends)) + 1):
+        columns = [max(1, math.ceil(len(names) / rows)) for names in legends]
+        wide = [_legend_width(names, n) for names, n in zip(legends, columns, strict=True)]
+        if sum(wide) <= width:
+            break
+    return columns
+
+
+def _legend_width(names: Sequence[str], columns: int) -> float:
+    """Every column is as wide as the longest name in it; names go on row by row."""
+    longest = [max((len(name) for name in names[i::columns]), default=0) for i in range(columns)]
+    return sum((LEGEND_SYMBOL + LEGEND_LETTER * n for n in longest if n), 0.0)
 
 
 def finished(chart: Any, title: str, width: int, height: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from inscape.core.errors import ShapeError
 from inscape.core.extra import report_package
-from inscape.view.chart_parts import TIP, Scale, along, finished, known, upward, within_budget
+from inscape.view.chart_parts import TIP, Scale, along, finished, known, legend_columns, upward, within_budget
 from inscape.view.heatmap import heatmap
 from inscape.view.numbers import number, plain, row
 
@@ -60,7 +60,8 @@ def lines(
             ]
         )
 
-    legend = alt.Legend(symbolType="stroke", symbolOpacity=1) if len(named) > 1 else None
+    wide = legend_columns([list(series), list(controls)], width)
+    legend = alt.Legend(symbolType="stroke", symbolOpacity=1, columns=wide[0]) if len(named) > 1 else None
     colour = alt.Color("series:N", scale=alt.Scale(domain=list(series), range="category"), legend=legend)
     layers = []
     if band:
@@ -74,7 +75,7 @@ def lines(
         dash = alt.StrokeDash(
             "series:N",
             scale=alt.Scale(domain=list(controls), range=[DASHES[i % len(DASHES)] for i in range(len(controls))]),
-            legend=alt.Legend(symbolType="stroke"),
+            legend=alt.Legend(symbolType="stroke", columns=wide[1]),
         )
         base = alt.Chart(rows(controls)).mark_line(style="control", strokeWidth=1.75)
         layers.append(base.encode(x=across, y=up, strokeDash=dash))

@@ -6,7 +6,8 @@ from inscape.read.lenses.language import LanguageProfile, language_profile
 from inscape.read.lenses.token_set import word_sets
 from inscape.reports.material import Material
 from inscape.reports.words import layer_axis
-from inscape.tasks.many_languages import NAMES, nouns, translation
+from inscape.tasks.many_languages import ENGLISH_NAMES as NAMES
+from inscape.tasks.many_languages import nouns, translation
 from inscape.view.charts import lines
 from inscape.view.figure import Figure, Section
 
