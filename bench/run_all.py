@@ -19,6 +19,7 @@ NAMES = (
     "lens",
     "signals",
     "steering_fit",
+    "steering_generate",
 )
 
 
