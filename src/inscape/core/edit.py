@@ -130,16 +130,18 @@ def place_of(edit: Edit, x: Tensor, step: Step, axes: tuple[str, ...]) -> Tensor
         along = _axis(edit, axes, ("pos", "query"), "at")
         chosen = select(edit.at, step)
         if chosen is not None:
-            if not bool(chosen.any()):
+            n_chosen = int(chosen.count_nonzero())
+            if not n_chosen:
                 return False
             if chosen.shape[1] != x.shape[along]:
                 raise ShapeError(
                     f"the edit {edit!r} at {edit.site}: at= covers {chosen.shape[1]} positions, "
                     f"the site has {x.shape[along]}."
                 )
-            shape = [1] * x.ndim
-            shape[0], shape[along] = chosen.shape
-            place = chosen.reshape(shape).to(x.device)
+            if n_chosen < chosen.numel():  # else everywhere: most of what a cached step says
+                shape = [1] * x.ndim
+                shape[0], shape[along] = chosen.shape
+                place = chosen.reshape(shape).to(x.device)
     for name, indices, names in (
         ("rows", edit.rows, ("batch",)), ("heads", edit.heads, ("head", "kv_head")),
         ("units", edit.units, ("channel" if "channel" in axes else axes[-1],)),

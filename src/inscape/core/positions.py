@@ -112,19 +112,16 @@ def select(at: At, step: Step) -> Tensor | None:
 
 
 def _select(at: At, step: Step) -> Tensor:
+    if isinstance(at, Newest):
+        return _newest(at.n, step)
+    if isinstance(at, str) and at not in ("first", "last"):  # asked in every step of a generation: no more than needed
+        return _word(at, step)
     real = step.real[:, step.start :]
     lengths = step.lengths[:, None]
     if isinstance(at, int):
         return (real == (at if at >= 0 else lengths + at)) & (real >= 0)
     if isinstance(at, str):
-        columns = torch.arange(step.start, step.stop)
-        if at in ("first", "last"):
-            return _select(0 if at == "first" else -1, step)
-        if at == "newest":
-            return _newest(1, step)
-        return ((columns < step.prompt) if at == "prompt" else (columns >= step.prompt)) & (real >= 0)
-    if isinstance(at, Newest):
-        return _newest(at.n, step)
+        return _select(0 if at == "first" else -1, step)
     if isinstance(at, slice):
         chosen = torch.zeros_like(real, dtype=torch.bool)
         for row, length in enumerate(lengths[:, 0].tolist()):
@@ -145,6 +142,16 @@ def _select(at: At, step: Step) -> Tensor:
     if isinstance(at, Tensor):
         return _select_tensor(at, step, real, lengths)
     raise TokenError(f"at={at!r} has not been resolved against the prompts; spans need text inputs.")
+
+
+def _word(at: str, step: Step) -> Tensor:
+    if at == "newest":
+        return _newest(1, step)
+    real = step.real[:, step.start :]
+    if step.start >= step.prompt:
+        return real >= 0 if at == "generated" else torch.zeros_like(real, dtype=torch.bool)
+    columns = torch.arange(step.start, step.stop)
+    return ((columns < step.prompt) if at == "prompt" else (columns >= step.prompt)) & (real >= 0)
 
 
 def _newest(n: int, step: Step) -> Tensor:

@@ -9,10 +9,11 @@ from inscape.core.direction import Direction
 from inscape.core.directions import Directions
 from inscape.core.edit import Edit, make_edit
 from inscape.core.edits.strength import Constant, Strength, Strengths
-from inscape.core.edits.vectors import checked, laid, refuse_empty, units_of
+from inscape.core.edits.vectors import checked, laid, lengths, refuse_empty, units_of
 from inscape.core.errors import EditError
 from inscape.core.step import Step
 
+TINY = torch.finfo(torch.float32).tiny
 UNITS = ("vector", "norm", "relative")
 
 
@@ -72,11 +73,12 @@ def add(
                 factor = factor.to(x.dtype)
             return x + factor * laid(ready.to(x.device, x.dtype), x, step, "add")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        length = lengths(wide)
         if unit == "relative":
-            factor = factor * wide.norm(dim=-1, keepdim=True)
+            factor = factor * length
         y = wide + factor * laid(ready.to(x.device, wide.dtype), x, step, "add")
         if keep_norm:
-            y = turned(y, wide)
+            y = turned(y, length)
         return y.to(x.dtype)
 
     spec: dict[str, Any] = {"kind": "add", "source": direction.source, "model": direction.model, **strength.spec}
@@ -89,6 +91,6 @@ def add(
     return make_edit(direction.site, fn, label, contextual=contextual, spec=spec, tensors=tensors, **places)
 
 
-def turned(y: Tensor, x: Tensor) -> Tensor:
-    """y with the length of x, token by token; where y is zero it stays zero."""
-    return y * (x.norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny))
+def turned(y: Tensor, length: Tensor) -> Tensor:
+    """y with these lengths, token by token; where y is zero it stays zero."""
+    return y * (length / lengths(y).clamp(min=TINY))

@@ -11,7 +11,7 @@ from inscape.core.direction import Direction
 from inscape.core.directions import Directions
 from inscape.core.edit import Edit, make_edit
 from inscape.core.edits.strength import Constant
-from inscape.core.edits.vectors import checked, checked_all, laid, refuse_empty, units_of
+from inscape.core.edits.vectors import along, checked, checked_all, laid, refuse_empty, units_of
 from inscape.core.errors import EditError
 from inscape.core.step import Step
 
@@ -45,13 +45,12 @@ def project_out(direction: Direction | Sequence[Direction] | Directions, **place
         known = basis.to(x.device, wide.dtype)
         if len(vectors) == 1:
             unit = laid(known, x, step, "project_out")
-            return (wide - (wide * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
+            return (wide - along(wide, unit) * unit).to(x.dtype)
         if known.ndim == 2:  # one span for all: two products of matrices
             _ = laid(known[0], x, step, "project_out")
             return (wide - wide @ known.T @ known).to(x.dtype)
         units = [laid(unit, x, step, "project_out") for unit in known.unbind(-2)]
-        along = [(wide * unit).sum(-1, keepdim=True) * unit for unit in units]
-        return (wide - sum(along)).to(x.dtype)
+        return (wide - sum(along(wide, unit) * unit for unit in units)).to(x.dtype)
 
     source = "; ".join(dict.fromkeys(d.source for d in several if d.source))
     spec = {"kind": "project_out", "source": source, "model": several[0].model}
@@ -91,8 +90,8 @@ def clamp(
     def fn(x: Tensor, step: Step | None = None) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         unit = laid(ready.to(x.device, wide.dtype), x, step, "clamp")
-        along = (wide * unit).sum(-1, keepdim=True)
-        return (wide + (along.clamp(low, high) - along) * unit).to(x.dtype)
+        now = along(wide, unit)
+        return (wide + (now.clamp(low, high) - now) * unit).to(x.dtype)
 
     spec |= {"source": target.source, "model": target.model}
     return make_edit(

@@ -1,5 +1,6 @@
 """Turn tokens towards directions without making them longer or shorter."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -11,7 +12,7 @@ from inscape.core.directions import Directions
 from inscape.core.edit import Edit, make_edit
 from inscape.core.edits.add import turned
 from inscape.core.edits.strength import Constant, Strength, Strengths
-from inscape.core.edits.vectors import checked_all, laid, refuse_empty, units_of
+from inscape.core.edits.vectors import along, checked_all, laid, lengths, refuse_empty, units_of
 from inscape.core.step import Step
 
 
@@ -48,22 +49,20 @@ def norm_preserving_add(
     for d in several:
         refuse_empty(d.vector, "norm_preserving_add", d.source)
     vectors, force = [d.vector for d in several], Strength(strength, "norm_preserving_add")
-    learned = any(v.requires_grad for v in vectors)
-    ready = Constant(lambda: torch.stack([units_of(v) for v in vectors]), learned)
+    ready = [Constant(functools.partial(units_of, v), v.requires_grad) for v in vectors]
 
     def fn(x: Tensor, step: Step | None = None) -> Tensor:
         if force.number == 0:
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        xn = wide / wide.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
-        factor = force.of(x, step)
+        length, factor = lengths(wide), force.of(x, step)
         sign = factor.detach().sign() if isinstance(factor, Tensor) else (1.0 if factor >= 0 else -1.0)
         pushes = []
-        for unit in ready.to(x.device, wide.dtype):
-            u = laid(unit, x, step, "norm_preserving_add")
-            c = 1 + (-sign * (xn * u).sum(-1, keepdim=True)).clamp(min=0) if adaptive else 1.0
-            pushes.append(c * u)
-        y = turned(xn + factor * (pushes[0] if len(pushes) == 1 else sum(pushes) / len(pushes)), wide)
+        for unit in ready:
+            u = laid(unit.to(x.device, wide.dtype), x, step, "norm_preserving_add")
+            opposed = (along(wide, u) * -sign).relu() if adaptive else 0.0
+            pushes.append((length + opposed) * u)  # all by |x|, so that a token of length zero needs no division
+        y = turned(wide + factor * (pushes[0] if len(pushes) == 1 else sum(pushes) / len(pushes)), length)
         if isinstance(factor, Tensor) and not force.learned:
             y = torch.where(factor == 0, wide, y)  # exactly no change, also where a schedule is at 0
         return y.to(x.dtype)

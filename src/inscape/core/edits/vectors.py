@@ -46,10 +46,19 @@ def refuse_empty(vector: Tensor, name: str, source: str) -> None:
         raise ShapeError(f"{name}: the direction {source or ''} has length {length}: it points nowhere.")
 
 
+def lengths(x: Float[Tensor, "*lead d"]) -> Float[Tensor, "*lead 1"]:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # a third of what Tensor.norm takes on one token
+
+
+def along(x: Float[Tensor, "*lead d"], unit: Tensor) -> Float[Tensor, "*lead 1"]:
+    """The projection of each token on a unit vector that broadcasts to it."""
+    return (x @ unit).unsqueeze(-1) if unit.ndim == 1 else (x * unit).sum(-1, keepdim=True)
+
+
 def units_of(vector: Float[Tensor, "*lead d"]) -> Float[Tensor, "*lead d"]:
     """Each vector with length one, in float32 or wider; a zero vector stays zero."""
     wide = vector.to(torch.promote_types(vector.dtype, torch.float32))
-    length = wide.norm(dim=-1, keepdim=True)
+    length = lengths(wide)
     return torch.where(length > 0, wide / length.clamp(min=torch.finfo(wide.dtype).tiny), torch.zeros_like(wide))
 
 

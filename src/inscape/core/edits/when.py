@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, overload
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from inscape.core.direction import Direction
 from inscape.core.edit import ELSEWHERE, Edit
-from inscape.core.edits.strength import for_rows
+from inscape.core.edits.strength import Constant, for_rows
 from inscape.core.edits.vectors import refuse_empty, units_of
 from inscape.core.errors import EditError, ShapeError
 from inscape.core.step import Step
 
+TINY = torch.finfo(torch.float32).tiny
 PLACES = ("last", "each")
 SIDES = ("above", "below")
 MEASURES = ("projection", "cosine")
@@ -53,6 +55,10 @@ class Condition:
             )
         refuse_empty(self.direction.vector, "Condition", self.direction.source)
 
+    @cached_property
+    def unit(self) -> Constant:
+        return Constant(lambda: units_of(self.direction.vector.detach()), False)
+
     def __repr__(self) -> str:
         sign = ">" if self.side == "above" else "<"
         what = self.direction.source or "direction"
@@ -67,9 +73,9 @@ class Condition:
                 f"the condition {self!r} has a vector of {len(self.direction.vector)}, its site {x.shape[-1]} units."
             )
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        score = wide @ units_of(self.direction.vector.detach()).to(x.device, wide.dtype)
+        score = wide @ self.unit.to(x.device, wide.dtype)
         if self.measure == "cosine":
-            score = score / wide.norm(dim=-1).clamp(min=torch.finfo(wide.dtype).tiny)
+            score = score / torch.linalg.vector_norm(wide, dim=-1).clamp(min=TINY)
         return score > self.threshold if self.side == "above" else score < self.threshold
 
 
