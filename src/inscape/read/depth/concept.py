@@ -41,7 +41,7 @@ class DepthProfile:
     words, embedding: metric -> score of the same probe on counts of tokens, and on the mean of the embeddings: what
     needs no layer. selectivity: accuracy minus that on labels drawn for each group, [site]; None where every group is
     one item. per_item: 1 where right, or minus the squared error over the variance, [site, item]. classes: () for
-    numbers.
+    numbers. folds: on which the items were tested.
     """
 
     sites: tuple[str, ...]
@@ -55,6 +55,7 @@ class DepthProfile:
     groups: Int[Tensor, " item"]
     position: str
     about: str = field(default="")
+    folds: int = 5
 
     def curve(self, metric: str | None = None) -> Float[Tensor, " site"]:
         """Scores of a metric, the first one when left out."""
@@ -173,7 +174,7 @@ def profile_of(
     selectivity = None if is_number else _selectivity(states, target, names, classes, cv, probe, per_item, seed)
     return DepthProfile(tuple(states), tuple(classes.tolist()), scores,
                         {m: plain(m, shuffled_values, dark) for m in chosen}, low["words"], low["embedding"],
-                        selectivity, per_item, torch.from_numpy(group), "as given")  # fmt: skip
+                        selectivity, per_item, torch.from_numpy(group), "as given", folds=cv)  # fmt: skip
 
 
 def _selectivity(
