@@ -52,12 +52,13 @@ def load_lens(store: str, path: str) -> None:
     """In a fresh process: the same score; another model is refused."""
     model = opened()
     lens = TunedLens.load(path, model)
+    score = lens.score(ins.Store(store), model)
     refused = ""
     try:
         TunedLens.load(path, other(model))
     except ins.ModelError as error:
         refused = str(error).splitlines()[0]
-    print(json.dumps({"score": lens.score(ins.Store(store), model), "refused": refused}))
+    print(json.dumps({"score": score, "refused": refused}))
 
 
 def other(model: "ins.Model") -> "ins.Model":
