@@ -109,6 +109,7 @@ def test_rows_of_the_head_raise_the_words_own_scores():
     ("call", "error", "says"),
     [
         (lambda m: token_direction(m, "happy", ["sad"]), ins.InputError, "words_a is a list of words"),
+        (lambda m: token_direction(m, ["happy"], ["sad"], of="head"), ins.InputError, "it is 'embed' or 'unembed'"),
         (lambda m: token_direction(m, [], ["sad"]), ins.InputError, "one at least"),
         (lambda m: token_direction(m, ["sad"], ["sad"]), ins.InputError, "the same mean row of the embedding"),
         (lambda m: token_direction(m, ["happy"], [99]), ins.TokenError, "words_b: 99 is token .*from 0 to"),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import inscape as ins
+from inscape.core.edits.erase import erase
 from inscape.read.probes.logistic import LogisticProbe
 from inscape.steer.erase import Eraser
 from tests.common.small import gpt2
@@ -140,6 +141,11 @@ def test_the_edit_does_the_same_in_a_run_in_places_and_from_a_file(tmp_path):
 def test_what_cannot_be_erased_is_refused(call, error, says):
     with pytest.raises(error, match=says):
         call(*rows())
+
+
+def test_matrices_that_do_not_fit_are_refused():
+    with pytest.raises(ins.ShapeError, match="do not fit"):
+        erase("embed", torch.ones(3, 2), torch.ones(3, 1), torch.ones(3))
 
 
 def test_labels_that_do_not_covary_at_all_are_refused():

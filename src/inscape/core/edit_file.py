@@ -19,6 +19,7 @@ from inscape.core.edits.affine import affine
 from inscape.core.edits.attend import attend
 from inscape.core.edits.directions import clamp, project_out
 from inscape.core.edits.erase import erase
+from inscape.core.edits.learned import gated_add, low_rank_add
 from inscape.core.edits.norm_preserving import norm_preserving_add
 from inscape.core.edits.relate import relate
 from inscape.core.edits.skip import skip
@@ -156,6 +157,8 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         return skip_voids(**spec, rows=places.get("rows"))
     if kind == "erase":
         return erase(site, mine["reads"], mine["writes"], mine["centre"], **spec, **places)
+    if kind in ("low_rank_add", "gated_add"):
+        return {"low_rank_add": low_rank_add, "gated_add": gated_add}[kind](site, **mine, **spec, **places)
     if kind == "relate":
         return relate(spec["layer"], mine["groups"], mine["allowed"], **places)
     if kind == "attend":

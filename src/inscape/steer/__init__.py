@@ -5,6 +5,7 @@
 | the direction between two sets of texts, at every layer | `fit_directions.fit_directions` |
 | a direction a row: what an image or a document does to this very input | `contrast.contrast_direction` |
 | a direction between words, without running a text | `tokens.token_direction` |
+| what makes given texts likelier, trained end to end | `optimise.optimise_direction` |
 | whether a direction is any good, on texts it has not seen | `quality.quality` |
 | states that no linear probe can tell labels from | `erase.Eraser` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |

@@ -1,7 +1,6 @@
 """A direction between words, from the model's own embedding: no text is run."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,7 +20,7 @@ def token_direction(
     words_a: Sequence[Word],
     words_b: Sequence[Word],
     *,
-    of: Literal["embed", "unembed"] = "embed",
+    of: str = "embed",
     site: str = "",
 ) -> Direction:
     """The unit vector from the words of one kind to those of another: mean row of a minus mean row of b.

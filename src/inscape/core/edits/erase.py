@@ -13,8 +13,8 @@ from inscape.core.errors import ShapeError
 def erase(
     site: str,
     reads: Float[Tensor, "d k"],
-    writes: Float[Tensor, "d k"],
-    centre: Float[Tensor, " d"],
+    writes: Float[Tensor, "d_out k_out"],
+    centre: Float[Tensor, " d_mean"],
     *,
     strength: float = 1.0,
     source: str = "",
