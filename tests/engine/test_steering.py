@@ -8,7 +8,7 @@ from tests.common.small import hooks_left
 from tests.common.zoo import build
 
 ROWS = [[5, 9, 13, 17, 21, 25], [6, 10, 14, 18]]
-FAMILIES = ("gpt_neox", "bloom", "llama", "gemma2", "gemma3_text", "olmo2", "qwen3_moe", "deepseek_v3")
+FAMILIES = ("gpt_neox", "bloom", "llama", "gemma2", "gemma3_text", "olmo2", "qwen3_moe", "deepseek_v3", "gpt_oss")
 
 
 def steering(model: "ins.Model", p: str) -> "dict[str, list[ins.Edit]]":
@@ -18,7 +18,8 @@ def steering(model: "ins.Model", p: str) -> "dict[str, list[ins.Edit]]":
     width, g = values[site].shape[-1], torch.Generator().manual_seed(0)
     v, probe = torch.randn(2, width, generator=g)
     d = ins.Direction(site, v)
-    threshold = float((values[other] @ probe / probe.norm()).median())
+    scores = (values[other] @ probe / probe.norm()).flatten().sort().values
+    threshold = float(scores[len(scores) // 2 - 1 : len(scores) // 2 + 1].mean())  # between two of them
     condition = ins.Condition(ins.Direction(other, probe), threshold, at="each")
     decided = ins.Condition(ins.Direction(other, probe), threshold)
     return {
