@@ -10,4 +10,5 @@
 | states that no linear probe can tell labels from | `erase.Eraser` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |
 | them in another program | `export` |
+| a direction in another model, through a map between states | `transfer.transfer` |
 """
