@@ -48,6 +48,10 @@ MERGED = {
         lambda: ins.project_out([direction("layers.1.mlp_out", i) for i in range(3)]),
     ),
     "in lengths": (["layers.1.mlp.c_proj.bias"], lambda: ins.add(direction("layers.1.mlp_out"), 3, unit="norm")),
+    "what a norm gives, mixed": (
+        ["layers.1.mlp.c_fc.weight", "layers.1.mlp.c_fc.bias"],
+        lambda: ins.project_out(direction("layers.1.mlp.in")),
+    ),
     "heads": (None, lambda: ins.scale("layers.1.attn.z", 0.0, heads=[1])),
     "a head's vector": (
         ["layers.1.attn.c_proj.bias"],
@@ -119,6 +123,19 @@ def test_a_direction_is_taken_out_of_the_whole_stream() -> None:
         assert all(float((x @ d.unit).abs().max()) < 1e-4 for x in trace.values())
 
 
+def test_what_a_norm_cannot_take_up_its_readers_can() -> None:
+    """A direction out of what attention reads, and a shift of it into the biases of q, k and v (Qwen2 has them)."""
+    for name, edit in (
+        ("llama", ins.project_out(direction("layers.1.attn.in"))),
+        ("gemma3_text", ins.project_out(direction("layers.*.mlp.in"))),
+        ("qwen2", ins.add(direction("layers.1.attn.in"), 2.0)),
+    ):
+        model = ins.open(build(name))
+        check(model, [edit], inputs_for(name))
+        with merge_edits(model, edit) as merged:
+            assert not any("norm" in weight for weight in merged.weights)
+
+
 def test_on_every_family_a_site_merges_exactly_or_not_at_all(tiny: nn.Module, batch: Any) -> None:
     model = ins.open(tiny)
     ins.run(model, batch, output=True)  # RWKV rescales its own weights in its first forward
@@ -179,7 +196,7 @@ REFUSED = {
     "a curve": (VALUE, lambda: ins.edit("layers.1.mlp_out", torch.tanh)),
     "noise": ("does not do the same at every token", lambda: ins.edit("layers.1.mlp_out", torch.randn_like)),
     "the stream's projection": (STREAM, lambda: ins.project_out(direction())),
-    "a mixing norm": ("ln_1 scales every entry by itself", lambda: ins.project_out(direction("layers.1.attn.in"))),
+    "a mixing norm": ("ln_f scales every entry by itself", lambda: ins.project_out(direction("final_norm"))),
     "a shared weight": (r"wte\.weight is also the weight of lm_head", lambda: ins.project_out(direction("embed"))),
     "a pattern": ("batch head query key; it changes no single tokens", lambda: ins.scale("layers.1.attn.pattern", 0.5)),
     "fused queries": (r"no module of this model gives layers\.1\.attn\.q", lambda: ins.scale("layers.1.attn.q", 0.5)),

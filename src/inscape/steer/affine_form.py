@@ -5,6 +5,7 @@ into weights, functions of a user's own among them; and every other is refused w
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -42,13 +43,18 @@ class AffineForm:
         """A x of each row."""
         return self.of(values) - self.constant
 
-    @property
+    @cached_property
     def is_shift(self) -> bool:
         """Is A the identity?"""
         x = _noise(3, len(self.constant))
         return _close(self.linear(x), x)
 
     @property
+    def shifts(self) -> bool:
+        """Is c anything?"""
+        return float(self.constant.abs().max()) > 1e-12
+
+    @cached_property
     def diagonal(self) -> Float[Tensor, " d"] | None:
         """The diagonal of A when there is nothing else in it."""
         x = _noise(3, len(self.constant))

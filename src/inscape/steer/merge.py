@@ -14,8 +14,9 @@ from inscape.engine.forward import run
 from inscape.engine.planning import names_of
 from inscape.engine.probe import evaluating, main_output, probe_inputs
 from inscape.models.model import Model
-from inscape.steer.affine_form import affine_form
-from inscape.steer.hosts import Host, Hosts
+from inscape.steer.affine_form import AffineForm, affine_form
+from inscape.steer.folding import Host
+from inscape.steer.hosts import Hosts
 
 
 @dataclass(eq=False)
@@ -67,7 +68,8 @@ def merge_edits(model: Model, edits: Edit | Sequence[Edit], *, inputs: Any = Non
 
     - a linear layer, an embedding or a norm gives the site's value: W becomes A W and b becomes A b + c
       (a norm only where A is diagonal), or
-    - a linear layer alone reads it (`mlp.act`, `attn.z`): W becomes W A and b becomes b + W c, or
+    - linear layers alone read it (`mlp.act`, `attn.z`, a norm's output that the norm itself cannot take up): W becomes
+      W A and b becomes b + W c, or
     - the site is the stream and A the identity: `c` goes to the bias of the branch that was added last.
 
     A shift needs a bias that is there: adding a vector to the stream can be merged into GPT-2, not into Llama or Gemma,
@@ -106,17 +108,17 @@ def _new_weights(model: Model, edits: Sequence[Edit], hosts: Hosts) -> dict[str,
         found += [(order[site], site, at_site(edit, site, tuple(sites))) for site in sites]
     found.sort(key=lambda entry: entry[0])  # as a forward meets them; edits at one site in the order given
     hosts.read(site for _, site, _ in found)
-    steps = []
+    steps: list[tuple[Host, AffineForm]] = []
     for _, site, edit in found:
         form = affine_form(edit, model.points[site], tuple(hosts.value(site).shape[2:]))
-        steps.append((hosts.of(site, form), form))
+        steps += [(host, form) for host in hosts.of(site, form)]
     new: dict[str, Tensor] = {}
     for host, form in _in_turn(steps):
-        new |= hosts.taken_up(host, form, new)
+        new |= host.taken_up(form, new)
     return new
 
 
-def _in_turn(steps: list[tuple[Host, Any]]) -> list[tuple[Host, Any]]:
+def _in_turn(steps: list[tuple[Host, AffineForm]]) -> list[tuple[Host, AffineForm]]:
     """What a module reads is mapped last by the last edit, and W A A' takes that one first; outputs the other way."""
     return [s for s in steps if s[0].side == "out"] + [s for s in reversed(steps) if s[0].side == "in"]
 
