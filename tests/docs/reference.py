@@ -20,9 +20,9 @@ GROUPS = {
     "Edits": (
         "Edit", "Direction", "Directions", "fit_directions",
         "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
-        "skip_layers", "skip_voids", "attend", "edit",
+        "skip_layers", "skip_voids", "attend", "edit", "norm_preserving_add", "affine", "when", "Condition", "schedule",
     ),
-    "Positions": ("span", "tokens"),
+    "Positions": ("span", "tokens", "newest"),
     "Sweeps and metrics": (
         "sweep", "Grid", "Metric", "logit_diff", "probability", "log_prob", "rank", "accuracy", "kl", "loss",
     ),
