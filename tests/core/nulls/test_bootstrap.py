@@ -7,6 +7,7 @@ from scipy import stats
 
 from inscape.core.errors import InputError, ShapeError
 from inscape.core.nulls import bootstrap, bootstrap_each, share
+from inscape.core.nulls.bootstrap import tails_of
 
 
 def drawn(seed: int, n: int, kind: str = "normal") -> np.ndarray:
@@ -20,8 +21,9 @@ def test_intervals_agree_with_scipy(method, statistic):
     x = drawn(0, 60, "exponential")
     ours = bootstrap(x, statistic, method=method, n=4000, seed=1)
     theirs = stats.bootstrap(
-        (x,), statistic or np.mean, n_resamples=20_000, method="BCa" if method == "bca" else method, rng=2
-    ).confidence_interval
+        (x,), statistic or np.mean, n_resamples=20_000, method="BCa" if method == "bca" else method, rng=2,
+        confidence_level=1 - 2 * tails_of(0.95, len(x))[0],
+    ).confidence_interval  # fmt: skip
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx((statistic or np.mean)(x))
     assert ours.low == pytest.approx(theirs.low, abs=0.06 * width)  # two bootstraps of 4,000 and 20,000 resamples
@@ -128,3 +130,21 @@ def test_an_interval_says_itself():
 def test_bad_input_says_what_is_wrong(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+@pytest.mark.parametrize("n", [15, 30, 100])
+def test_few_items_keep_the_level(n: int, method: str) -> None:
+    """With the tails of many items 91, 93 and 94.5 of 100 intervals would hold the truth."""
+    draws = torch.randn(n, 4000, generator=torch.Generator().manual_seed(n))
+    each = bootstrap_each(draws, n=1000, method=method)
+    held = ((each.low <= 0) & (each.high >= 0)).double().mean()
+    assert 0.94 <= float(held) <= 0.965
+
+
+def test_tails_are_those_of_students_t() -> None:
+    for n in (6, 30, 1000):
+        low, high = tails_of(0.9, n)
+        t = float(stats.t.ppf(0.95, n - 1)) * (n / (n - 1)) ** 0.5
+        assert low == pytest.approx(float(stats.norm.cdf(-t)), rel=0.01)
+        assert high == pytest.approx(1 - low)

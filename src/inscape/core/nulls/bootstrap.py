@@ -50,13 +50,14 @@ def bootstrap(
     `bootstrap((a, b), lambda a, b: a.mean() / b.mean())` draws their rows together. For a share that is near 0 or 1,
     or of few items, take `share`: a bootstrap of 20 right out of 20 has no width. Many means at once: `bootstrap_each`.
 
-    With few items no bootstrap keeps its level: intervals of 95 % for the mean of 30 normal items held it in 93 of 100
-    cases, of 60 items in 94.5.
+    Resamples of few items vary too little, so the tails are those of Student's t (`tails_of`): of 95 % intervals for
+    the mean of 30 items, plain ones hold it in 93 of 100 cases.
     Cost: the mean is one matrix product; a statistic is called n times, and once an item for "bca".
     values: one value (or row) an item, or a tuple of such. statistic: of the drawn rows, in the type that they came in.
     by: the item of each row, where several rows belong to one; whole items are drawn. n: resamples.
     Raises: InputError for NaN, or fewer than two items; ShapeError for several values of different lengths.
-    Source: Efron 1987, Better bootstrap confidence intervals (bca), by item; ours draws groups where `by` says so.
+    Source: Efron 1987, Better bootstrap confidence intervals (bca), by item; ours draws groups where `by` says so, and
+    has the tails of Hesterberg 2015.
     """
     check_draws(n, level)
     several = isinstance(values, tuple) and all(hasattr(v, "__len__") for v in values)
@@ -75,8 +76,9 @@ def bootstrap(
         value, boot, jack = _means(array(columns[0], "values")[:, None], group, n, generator(seed))
     else:
         value, boot, jack = _called(statistic, columns, group, n, method == "bca", generator(seed))
-    low, high = _ends(value, boot, jack, level, method)
-    return Interval(float(value[0]), float(low[0]), float(high[0]), level, int(group.max()) + 1)
+    n_items = int(group.max()) + 1
+    low, high = _ends(value, boot, jack, level, method, n_items)
+    return Interval(float(value[0]), float(low[0]), float(high[0]), level, n_items)
 
 
 def bootstrap_each(
@@ -103,7 +105,7 @@ def bootstrap_each(
     parts = []
     for start in range(0, flat.shape[1], width):  # the same seed: every part sees the same resamples
         value, boot, jack = _means(flat[:, start : start + width], group, n, generator(seed))
-        parts.append((value, *_ends(value, boot, jack, level, method)))
+        parts.append((value, *_ends(value, boot, jack, level, method, int(group.max()) + 1)))
     value, low, high = (torch.from_numpy(np.concatenate(p).reshape(held.shape[1:])) for p in zip(*parts, strict=True))
     return Intervals(value, low, high, level, int(group.max()) + 1)
 
@@ -125,7 +127,7 @@ def share(right: Values, *, level: float = 0.95) -> Interval:
 
 
 def interval_of(value: float, boot: Float[np.ndarray, " n"], level: float, n_items: int) -> Interval:
-    """The percentile interval of resampled values; those that are not defined (NaN) are left out.
+    """The percentile interval of resampled values of so many items; those that are not defined (NaN) are left out.
 
     Raises: InputError when more than one in ten is not defined.
     """
@@ -135,8 +137,22 @@ def interval_of(value: float, boot: Float[np.ndarray, " n"], level: float, n_ite
             f"{len(boot) - len(kept)} of {len(boot)} resamples of {n_items} items have no value: too few of one kind.\n"
             f"  measure more items."
         )
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(kept, tails_of(level, n_items))
     return Interval(value, float(low), float(high), level, n_items)
+
+
+def tails_of(level: float, n_items: int) -> Float[np.ndarray, " 2"]:
+    """Which shares of the resamples lie below the ends of an interval: `P(Z < -+ sqrt(n / (n - 1)) t)`, t of n - 1.
+
+    (1 -+ level) / 2 for many items. The variance of resamples is (n - 1) / n of what it should be, and it is estimated:
+    both are put right as in an interval by Student's t. Source: Hesterberg 2015, What teachers should know about the
+    bootstrap, 5.4 ("expanded percentile"); the quantile of t by its expansion in 1 / (n - 1).
+    """
+    z, k = NORMAL.inv_cdf(0.5 + level / 2), max(1, n_items - 1)
+    t = z + (z**3 + z) / (4 * k) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * k**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * k**3)
+    low = NORMAL.cdf(-t * (1 + 1 / k) ** 0.5)
+    return np.array([low, 1 - low])
 
 
 def _rows(values: Values, what: str) -> Any:
@@ -194,10 +210,10 @@ def _called(
 
 
 def _ends(
-    value: np.ndarray, boot: np.ndarray, jack: np.ndarray, level: float, method: str
+    value: np.ndarray, boot: np.ndarray, jack: np.ndarray, level: float, method: str, n_items: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the interval of every column."""
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    tails = tails_of(level, n_items)
     if method == "percentile":
         low, high = np.quantile(boot, tails, axis=0)
         return low, high
