@@ -48,7 +48,7 @@ def _effects(seed: int, effect: float) -> Tensor:
 
 def score(seed: int, effect: float) -> float:
     """The interval of the mean layer leaves out the middle."""
-    return found(depth_score(_effects(seed, effect), n=200, seed=seed).excludes(2.5))
+    return found(depth_score(_effects(seed, effect), n=1000, seed=seed).excludes(2.5))
 
 
 def halves(seed: int, effect: float) -> float:
