@@ -58,6 +58,7 @@ def fit_directions(
     weights are given that of the mean difference, or without negatives the standard deviation along them.
     control: a direction of the same length that should not work. "shuffle": sides exchanged for half of the texts (of
     "pca_difference": components of differences within a side); "pairs": partners exchanged; "random": evenly drawn.
+    Shuffles of few pairs keep some of the direction by chance where pairs differ in strength: draw several seeds.
 
     Cost: one forward of each text without the head, stopped after the last site: 0.4 of a whole forward on Gemma 3
     270M. Memory: two vectors a site; for all but the means the states of all texts, or (d, d) a site where fewer.
