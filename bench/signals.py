@@ -56,7 +56,7 @@ def signals(model: Any, ids: torch.Tensor, new: int, name: str) -> list[dict[str
                 None,
             ),
         },
-        samples=rounds(15), shape=[*ids.shape, new],
+        samples=rounds(5), warm_up=1, shape=[*ids.shape, new],
     )  # fmt: skip
 
 
