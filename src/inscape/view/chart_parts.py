@@ -67,11 +67,11 @@ def within_budget(marks: int) -> None:
 
 def legend_columns(legends: Sequence[Sequence[str]], width: int) -> list[int]:
     """Columns of legends that stand side by side, so that they fit into a width in as few rows as can be."""
-    for rows in range(1, max(map(len, legends)) + 1):
-        columns = [max(1, math.ceil(len(names) / rows)) for names in legends]
-        wide = [_legend_width(names, n) for names, n in zip(legends, columns, strict=True)]
-        if sum(wide) <= width:
-            break
+    columns = [1] * len(legends)
+    for rows in range(max(map(len, legends)), 0, -1):  # the fewest rows last
+        wider = [max(1, math.ceil(len(names) / rows)) for names in legends]
+        if sum(_legend_width(names, n) for names, n in zip(legends, wider, strict=True)) <= width:
+            columns = wider
     return columns
 
 

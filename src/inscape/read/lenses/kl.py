@@ -87,7 +87,7 @@ def _by_slabs(
         log_q = log_z(unembed, target, width, dtype=cast)
         high = torch.full((n,), -torch.inf, device=device)
         total, cross, own = (torch.zeros(k, device=device) for k in (n, n, rows))
-        pull, bent = torch.zeros(n, d_model, device=device), None
+        pull, bent, factor = torch.zeros(n, d_model, device=device), None, 1.0
         push = torch.zeros(rows, d_model, device=device)
         for first, raw in unembed.slabs(torch.cat([flat, target]), width, ruled=False, dtype=cast):
             x, slope = unembed.bent(raw)
@@ -95,7 +95,8 @@ def _by_slabs(
             log_p = x[n:] - log_q[:, None]
             q = log_p.exp()
             own += _dot(q, log_p)
-            if isinstance(slope, float):
+            if not isinstance(slope, Tensor):
+                factor = slope
                 push += (q.to(cast) @ weight).float()
                 if head.bias is not None:
                     cross += slope * _dot(q, head.bias[first : first + x.shape[1]].float()).repeat(layers)
@@ -111,14 +112,13 @@ def _by_slabs(
             e = exp_of(x.sub_(now[:, None]))
             total = total * shrink + e.sum(1)
             if wanted:
-                e = e if isinstance(slope, float) else e * slope[:n]
+                e = e * slope[:n] if isinstance(slope, Tensor) else e
                 if bool((shrink < 1).any()):
                     pull.mul_(shrink[:, None])
                 if cast == torch.float32:
                     pull.addmm_(e, weight)
                 else:
                     pull += e.to(cast) @ weight
-        factor = slope if isinstance(slope, float) else 1.0
         if bent is None:
             bent = push.repeat(layers, 1)
             cross += factor * torch.linalg.vecdot(bent, flat.float())
