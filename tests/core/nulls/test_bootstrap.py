@@ -148,3 +148,9 @@ def test_tails_are_those_of_students_t() -> None:
         t = float(stats.t.ppf(0.95, n - 1)) * (n / (n - 1)) ** 0.5
         assert low == pytest.approx(float(stats.norm.cdf(-t)), rel=0.01)
         assert high == pytest.approx(1 - low)
+
+
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+def test_two_items_have_an_interval_as_wide_as_their_resamples(method: str) -> None:
+    found = bootstrap(np.array([1.0, 3.0]), method=method)
+    assert (found.low, found.high) == (1.0, 3.0)

@@ -151,7 +151,7 @@ def tails_of(level: float, n_items: int) -> Float[np.ndarray, " 2"]:
     z, k = NORMAL.inv_cdf(0.5 + level / 2), max(1, n_items - 1)
     t = z + (z**3 + z) / (4 * k) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * k**2)
     t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * k**3)
-    low = NORMAL.cdf(-t * (1 + 1 / k) ** 0.5)
+    low = max(NORMAL.cdf(-t * (1 + 1 / k) ** 0.5), 1e-12)  # of two items, all resamples
     return np.array([low, 1 - low])
 
 
