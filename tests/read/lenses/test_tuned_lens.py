@@ -1,5 +1,6 @@
 """The tuned lens: gradients, planted maps, a store larger than its pool, files, and its control."""
 
+import copy
 import subprocess
 import sys
 
@@ -45,7 +46,7 @@ def test_the_kl_and_its_gradient_are_those_of_autograd_through_all_scores(name: 
 
 @pytest.mark.parametrize("name", ["phi", "gemma2"])
 def test_the_kl_keeps_to_autocast_and_forbids_nothing_to_scores_that_are_impossible(name: str) -> None:
-    unembed = unembedding(ins.open(build(name)))
+    unembed = unembedding(ins.open(copy.deepcopy(build(name))))
     states, ends = torch.randn(3, 5, 32, requires_grad=True), torch.randn(5, 32)
     wide = kl_to_final(unembed, states, ends)
     (wanted,) = torch.autograd.grad(wide.sum(), states)
@@ -89,6 +90,7 @@ def test_it_starts_at_the_logit_lens_and_ends_nearer_to_the_model() -> None:
     barely = TunedLens(steps=1, rows=16, lr=1e-9).fit(rows, model)
     assert barely.score(held, model) == pytest.approx(0.0, abs=1e-4)
     trained = TunedLens(steps=150, rows=100, lr=3e-3).fit(rows, model)
+    assert all(p.grad is None for p in model.module.parameters()), "the model is left alone"
     control = TunedLens(steps=150, rows=100, lr=3e-3, control="shuffle").fit(rows, model)
     assert trained.score(held, model) > control.score(held, model) + 0.1
     g = torch.Generator().manual_seed(5)

@@ -42,26 +42,30 @@ def kl_rows(
     """The same for every row."""
     with torch.no_grad():
         target = unembed.ready(ends)
-    value = _KL.apply(unembed.ready(states), target, unembed, budget)
+    value = _KL.apply(states, target, unembed, budget)
     assert isinstance(value, Tensor)
     return value
 
 
 class _KL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ready: Tensor, target: Tensor, unembed: Unembedding, budget: int) -> Tensor:
-        layers, rows, _ = ready.shape
-        found = torch.zeros(layers, rows, device=ready.device)
-        gradient = torch.zeros_like(ready) if ready.requires_grad else None
+    def forward(ctx: Any, states: Tensor, target: Tensor, unembed: Unembedding, budget: int) -> Tensor:
+        layers, rows, _ = states.shape
+        wanted = states.requires_grad
+        found = torch.zeros(layers, rows, device=states.device)
+        gradient = torch.zeros_like(states) if wanted else None
         slabs = unembed.matrix is not None
-        step, width = sizes(unembed, layers + 1, ready.device, budget if slabs else budget // 5)
+        step, width = sizes(unembed, layers + 1, states.device, budget if slabs else budget // 5)
         for start in range(0, rows, step):
             here = slice(start, start + step)
+            some = states[:, here].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                ready = unembed.ready(some)
             of_rows = _by_slabs if slabs else _whole
-            value, slope = of_rows(unembed, ready[:, here], target[here], gradient is not None, width)
+            value, slope = of_rows(unembed, ready.detach(), target[here], wanted, width)
             found[:, here] = value
-            if gradient is not None and slope is not None:
-                gradient[:, here] = slope.to(gradient.dtype)
+            if gradient is not None and slope is not None:  # asked of the states alone: the norm's weights get none
+                gradient[:, here] = torch.autograd.grad(ready, some, slope.to(ready.dtype))[0]
         ctx.gradient = gradient
         return found
 
