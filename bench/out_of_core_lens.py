@@ -105,7 +105,8 @@ def of_last(probe: Any, store: Any, label: torch.Tensor) -> float:
 CALLS = {"fit_lens": fit_lens, "load_lens": load_lens, "fit_probe": fit_probe, "load_probe": load_probe}
 
 
-def main(tokens: int = 131_072, kept: str = "") -> None:
+def main(wanted: str = "131072", kept: str = "") -> None:
+    tokens = int(wanted)
     folder = Path(tempfile.mkdtemp(prefix="inscape-bench-"))
     store = kept or str(folder / "store")
     rows: list[Row] = []
@@ -140,4 +141,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 2 and sys.argv[1] in CALLS:
         CALLS[sys.argv[1]](*sys.argv[2:])
     else:
-        main(*(int(a) if a.isdigit() else a for a in sys.argv[1:]))  # type: ignore[arg-type]
+        main(*sys.argv[1:])
