@@ -1,6 +1,7 @@
 """Directions at several sites of one model: what steering at many layers takes and what fitting them gives."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from inscape.core.site import Site, SiteTable
 from inscape.core.tensor_file import read_tensors, write_tensors
 
 VERSION = 1
+_LAYER = re.compile(r"(.*?layers\.)(\d+)\.(.+)")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,6 +84,23 @@ class Directions(Mapping[str, Direction]):
             return Directions({site: self.by_site[site] for site in names.match(*patterns)})
         except SiteError:
             raise self._absent(", ".join(map(str, patterns))) from None
+
+    def moved(self, site: str = "", layers: int = 0) -> "Directions":
+        """The same vectors at another site of their layers, or so many layers further on.
+
+        `d.moved("mlp_out")` takes what was found at `layers.k.resid_post` to `layers.k.mlp_out` (the rest of the name
+        behind the layer's number); `d.moved(layers=4)` takes the vectors of layers 2 to 5 to 6 to 9.
+        Raises: SiteError for a site that is in no layer, or a layer before the first.
+        """
+        made = []
+        for direction in self.values():
+            found = _LAYER.fullmatch(direction.site)
+            if found is None or int(found[2]) + layers < 0:
+                why = "is in no layer" if found is None else f"cannot go {-layers} layers back"
+                raise SiteError(f"{direction.site!r} {why}: moved() takes directions from layer to layer.")
+            name = f"{found[1]}{int(found[2]) + layers}.{site or found[3]}"
+            made.append(Direction(name, direction.vector, direction.source, direction.model))
+        return Directions.of(*made)
 
     def __getitem__(self, site: str | Site) -> Direction:
         if str(site) not in self.by_site:

@@ -150,7 +150,8 @@ def padded(rows: list[list[int]], pad: int, left: bool = False) -> Tensor:
 
 def pad_of(model: Model) -> int:
     """The id that fills rows up."""
-    known = (getattr(model.tokenizer, "pad_token_id", None), getattr(model.config, "pad_token_id", None))
+    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    known = (getattr(of, "pad_token_id", None) for of in (model.tokenizer, model.config, text))
     return next((p for p in known if isinstance(p, int) and p >= 0), 0)
 
 

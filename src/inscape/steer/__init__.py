@@ -4,6 +4,8 @@
 |---|---|
 | the direction between two sets of texts, at every layer | `fit_directions.fit_directions` |
 | a direction a row: what an image or a document does to this very input | `contrast.contrast_direction` |
+| the same input without its image, or without any tokens | `spans.without_image`, `spans.without_tokens` |
+| scores that are partly those of earlier layers | `early_logits.early_logits` |
 | a direction between words, without running a text | `tokens.token_direction` |
 | what makes given texts likelier, trained end to end | `optimise.optimise_direction` |
 | whether a direction is any good, on texts it has not seen | `quality.quality` |
