@@ -28,6 +28,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "affine": "core.edits.affine",
     "when": "core.edits.when",
     "Condition": "core.edits.when",
+    **dict.fromkeys(("mask_experts", "force_experts", "boost_experts", "scale_experts"), "core.edits.experts"),
     "project_out": "core.edits.directions",
     "clamp": "core.edits.directions",
     "scale": "core.edits.values",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from inscape.core.edits.affine import affine
     from inscape.core.edits.attend import attend
     from inscape.core.edits.directions import clamp, project_out
+    from inscape.core.edits.experts import boost_experts, force_experts, mask_experts, scale_experts
     from inscape.core.edits.norm_preserving import norm_preserving_add
     from inscape.core.edits.skip import skip, skip_layers
     from inscape.core.edits.sources import ablate, patch

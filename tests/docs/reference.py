@@ -21,6 +21,7 @@ GROUPS = {
         "Edit", "Direction", "Directions", "fit_directions",
         "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
         "skip_layers", "skip_voids", "attend", "edit", "norm_preserving_add", "affine", "when", "Condition", "schedule",
+        "mask_experts", "force_experts", "boost_experts", "scale_experts",
     ),
     "Positions": ("span", "tokens", "newest"),
     "Sweeps and metrics": (

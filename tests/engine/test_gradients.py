@@ -11,7 +11,7 @@ import inscape as ins
 from tests.common.test_every_family import outputs
 from tests.common.zoo import ZOO, build, inputs_for
 
-# indices; read by nobody once the experts are chosen; replayed beside the model
+# indices; what a choice is made from, which jumps where two are close; replayed beside the model
 BESIDE = (".router.experts", ".router.logits", ".ssm.state")
 # the tower's last states reach the text through transformers' own recorder; attention is called once an image
 OUTSIDE = {"llava": "vision.layers.1.resid", "qwen2_5_vl": "vision."}

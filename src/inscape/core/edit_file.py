@@ -19,6 +19,7 @@ from inscape.core.edits.affine import affine
 from inscape.core.edits.attend import attend
 from inscape.core.edits.directions import clamp, project_out
 from inscape.core.edits.erase import erase
+from inscape.core.edits.experts import boost_experts, force_experts, mask_experts, scale_experts
 from inscape.core.edits.learned import gated_add, low_rank_add
 from inscape.core.edits.norm_preserving import norm_preserving_add
 from inscape.core.edits.relate import relate
@@ -62,7 +63,8 @@ def _out(edits: Sequence[Edit], what: str) -> tuple[list[dict[str, Any]], dict[s
             raise EditError(
                 f"{edit!r} holds a Python function or another run's whole trace; neither {what}.\n"
                 "  use the named edits (add, norm_preserving_add, affine, when, scale, replace, patch from one site, "
-                "ablate, project_out, clamp, skip, attend, topk_activation, random_k, threshold_activation)."
+                "ablate, project_out, clamp, skip, attend, topk_activation, random_k, threshold_activation, "
+                "mask_experts, force_experts, boost_experts, scale_experts)."
             )
         at, at_tensor = _at_out(edit.at)
         if at_tensor is not None:
@@ -159,6 +161,13 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         return erase(site, mine["reads"], mine["writes"], mine["centre"], **spec, **places)
     if kind in ("low_rank_add", "gated_add"):
         return {"low_rank_add": low_rank_add, "gated_add": gated_add}[kind](site, **mine, **spec, **places)
+    if kind in ("mask_experts", "force_experts"):
+        return {"mask_experts": mask_experts, "force_experts": force_experts}[kind](**spec, **places)
+    if kind == "boost_experts":
+        return boost_experts(spec["layer"], spec["experts"], _strength(mine["amount"], spec), **places)
+    if kind == "scale_experts":
+        how = {"renormalise": spec["renormalise"]}
+        return scale_experts(spec["layer"], spec["experts"], _strength(mine["factor"], spec), **how, **places)
     if kind == "relate":
         return relate(spec["layer"], mine["groups"], mine["allowed"], **places)
     if kind == "attend":

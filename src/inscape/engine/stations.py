@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from inscape.core.errors import EditError, ShapeError
 from inscape.engine.at_point import at_point
+from inscape.engine.routing import is_router, rerouted
 from inscape.engine.views import take, view
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def out_hook(session: "Session", tasks: "list[Task]") -> Callable:
             x = take(task.point, out)
             new = at_point(session, task, x)
             if new is not x:
-                out, changed = _with(out, task.point.index or 0, new), True
+                chose = task.point.name.endswith("router.logits") and is_router(out)
+                site = task.point.name
+                out = rerouted(module, args, out, new, site) if chose else _with(out, task.point.index or 0, new)
+                changed = True
             session.seen(task)
         return out if changed else None
 

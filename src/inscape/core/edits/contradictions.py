@@ -1,4 +1,4 @@
-"""Edits at one site that cannot both be had: they hold one projection in ranges that do not meet."""
+"""Edits at one site that cannot both be had: one projection in ranges that do not meet, an expert masked and forced."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -17,6 +17,7 @@ def refuse_contradictions(edits: Sequence[Edit], site: str) -> None:
     `clamp(d, 5, 5)` and `project_out(d)` both set the projection on d; in whichever order they stand, one is lost.
     Edits that may act on other tokens, heads or rows are let pass, and so are conditional ones.
     """
+    _refuse_masked_and_forced(edits, site)
     held = [(edit, vector, low, high) for edit in edits for vector, low, high in _ranges(edit)]
     for (a, u, low_a, high_a), (b, v, low_b, high_b) in combinations(held, 2):
         if a is b or u.shape != v.shape or not _meet(a, b):
@@ -32,6 +33,18 @@ def refuse_contradictions(edits: Sequence[Edit], site: str) -> None:
                 f"{a!r} and {b!r} contradict one another at {site}: they hold the same projection in "
                 f"[{low_a:g}, {high_a:g}] and in [{low_b:g}, {high_b:g}].\n"
                 "  the later one would undo the earlier; keep one, or give them other tokens (at=) or rows (rows=)."
+            )
+
+
+def _refuse_masked_and_forced(edits: Sequence[Edit], site: str) -> None:
+    kinds = {"mask_experts", "force_experts"}
+    for a, b in combinations([e for e in edits if (e.spec or {}).get("kind") in kinds], 2):
+        one, other = a.spec or {}, b.spec or {}
+        both = sorted(set(one["experts"]) & set(other["experts"]))
+        if one["kind"] != other["kind"] and both and _meet(a, b):
+            raise EditError(
+                f"{a!r} and {b!r} contradict one another at {site}: expert {both[0]} is masked and forced.\n"
+                "  keep one, or give them other tokens (at=) or rows (rows=)."
             )
 
 

@@ -32,7 +32,7 @@ SANDWICH_NORM: Mapping[str, Taps] = {
 }
 
 # A router `mlp.gate` beside stacked experts. The experts are called with the indices and weights that are used, so
-# these can be edited there; the router returns its logits beside them.
+# these can be edited there; where its logits are edited, the router is asked again (`engine/routing.py`).
 ROUTER: Mapping[str, Taps] = {
     "router.logits": "mlp.gate@0",
     "router.experts": "mlp.experts:in@1",
@@ -60,7 +60,7 @@ MAMBA: Mapping[str, Taps] = {
 }
 
 MOE_NOTES: Mapping[str, str] = {
-    "router.logits": "for reading: the router itself chooses from them; edit router.experts and router.weights",
+    "router.logits": "an edit acts before the choice: the router's own rule chooses and weighs anew",
     "mlp.pre": "only in dense layers: routed experts are stacked weights; read experts.{e}.out",
     "mlp.act": "only in dense layers: routed experts are stacked weights; read experts.{e}.out",
 }
