@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,16 @@ def _seeds() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - for libraries that draw from the global generator; our own code never does
     random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _shared_models_stay_as_they_are() -> Iterator[None]:
+    """A model that many tests share must not leave one of them changed: the next would fail, and elsewhere."""
+    yield
+    from tests.common.shared import changed
+
+    if found := changed():
+        pytest.fail("a shared model was changed; copy.deepcopy it first: " + "; ".join(found[:5]), pytrace=False)
 
 
 @pytest.fixture

@@ -50,29 +50,22 @@ def test_waiting_to_the_first_layer_changes_nothing_and_the_whole_model_is_faith
 
 
 def test_a_model_that_reads_nothing_but_its_last_token_can_wait_to_the_end() -> None:
-    model, pairs = fixed()
-    module = model.module
-    kept = [block.attn.c_proj.weight.clone() for block in module.transformer.h]
-    try:
-        for block in module.transformer.h:
-            block.attn.c_proj.weight.data.zero_()
-            block.attn.c_proj.bias.data.zero_()
-        ids = torch.tensor(pairs.clean_ids)
-        top = ins.run(model, ids, output="last").output.logits[:, -1].argmax(-1)
-        own = replace(pairs, answer_ids=top, wrong_ids=(top + 1) % 64, answer_sets=(), candidate_sets=())
-        found = transfer_window(model, own, bank_of(model))
-        assert (found.wait, found.transfer, found.faithfulness) == (2, 1, 1.0)
-        assert found.blocked == found.relative == 1.0
-        assert found.waits() == 2
-        assert set(found.elsewhere) == set(found.blocked_elsewhere) == {0, 1}
-        left = transfer_window(model, own, bank_of(model), finish=1, n_elsewhere=1, controls=())
-        assert (left.wait, left.transfer, len(left.elsewhere)) == (1, 1, 1)
-        assert str(left).startswith(
-            "wait 1, transfer 1 of 3 layers: 100% of 12 answers kept (100% elsewhere); 100% with"
-        )
-    finally:
-        for block, weight in zip(module.transformer.h, kept, strict=True):
-            block.attn.c_proj.weight.data.copy_(weight)
+    module = copy.deepcopy(gpt2_module())
+    for block in module.transformer.h:
+        block.attn.c_proj.weight.data.zero_()
+        block.attn.c_proj.bias.data.zero_()
+    model, (_, pairs) = ins.open(module), fixed()
+    ids = torch.tensor(pairs.clean_ids)
+    top = ins.run(model, ids, output="last").output.logits[:, -1].argmax(-1)
+    own = replace(pairs, answer_ids=top, wrong_ids=(top + 1) % 64, answer_sets=(), candidate_sets=())
+    found = transfer_window(model, own, bank_of(model))
+    assert (found.wait, found.transfer, found.faithfulness) == (2, 1, 1.0)
+    assert found.blocked == found.relative == 1.0
+    assert found.waits() == 2
+    assert set(found.elsewhere) == set(found.blocked_elsewhere) == {0, 1}
+    left = transfer_window(model, own, bank_of(model), finish=1, n_elsewhere=1, controls=())
+    assert (left.wait, left.transfer, len(left.elsewhere)) == (1, 1, 1)
+    assert str(left).startswith("wait 1, transfer 1 of 3 layers: 100% of 12 answers kept (100% elsewhere); 100% with")
 
 
 def test_a_net_that_can_read_in_one_layer_alone_is_found_out() -> None:

@@ -1,14 +1,13 @@
 """Small models for the engine's own tests: a random GPT-2 whose weights are large enough that edits matter."""
 
-import functools
-
 import torch
 import transformers
 
 import inscape as ins
+from tests.common.shared import shared
 
 
-@functools.cache
+@shared
 def gpt2_module(layers: int = 3) -> torch.nn.Module:
     torch.manual_seed(0)
     config = transformers.GPT2Config(
@@ -33,7 +32,9 @@ def gpt2() -> "ins.Model":
 
 
 def hooks_left(module: torch.nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+    """Hooks on a module, without those that transformers puts on blocks when states are asked for, and keeps."""
+    hooks = [h for m in module.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    return sum("output_capturing" not in getattr(hook, "__module__", "") for hook in hooks)
 
 
 def direction(site: str = "layers.1.resid_post", seed: int = 0, width: int = 32) -> "ins.Direction":

@@ -1,11 +1,11 @@
 """Every tiny random model of the tests, by name, with inputs for it."""
 
-import functools
 from typing import Any
 
 import torch
 from torch import nn
 
+from tests.common.shared import shared
 from tests.common.zoo_decoders import DECODER_ZOO
 from tests.common.zoo_others import OTHER_ZOO
 from tests.common.zoo_others import inputs_for as other_inputs
@@ -13,7 +13,7 @@ from tests.common.zoo_others import inputs_for as other_inputs
 ZOO = {**DECODER_ZOO, **OTHER_ZOO}
 
 
-@functools.cache
+@shared
 def build(name: str) -> nn.Module:
     return ZOO[name]().eval()
 

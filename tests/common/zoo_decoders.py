@@ -79,6 +79,13 @@ def tiny(model_type: str, /, seed: int = 0, **config: Any) -> nn.Module:
     return module
 
 
+def rescaled(rwkv: nn.Module) -> nn.Module:
+    """RWKV divides weights of its later blocks in place when it is first called for inference: done here already."""
+    with torch.no_grad():
+        rwkv(input_ids=torch.ones(1, 1, dtype=torch.long))
+    return rwkv
+
+
 DECODER_ZOO: dict[str, Callable[[], nn.Module]] = {
     "gpt2": partial(tiny, "gpt2", **N_NAMES),
     "gpt_neo": partial(
@@ -175,8 +182,8 @@ DECODER_ZOO: dict[str, Callable[[], nn.Module]] = {
         block_types=["recurrent", "attention", "recurrent"],
         logits_soft_cap=3.0,
     ),
-    "rwkv": partial(
-        tiny, "rwkv", **TOKENS, hidden_size=32, num_hidden_layers=3, attention_hidden_size=32, rescale_every=2
+    "rwkv": lambda: rescaled(
+        tiny("rwkv", **TOKENS, hidden_size=32, num_hidden_layers=3, attention_hidden_size=32, rescale_every=2)
     ),
     "jamba": partial(
         tiny,

@@ -1,11 +1,12 @@
 """Small models of architectures that have no table: what inference and its proofs must cope with."""
 
-import functools
 from collections.abc import Callable
 
 import torch
 import transformers
 from torch import nn
+
+from tests.common.shared import shared
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64, "intermediate_size": 48}
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -117,7 +118,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@functools.cache
+@shared
 def unknown(name: str) -> nn.Module:
     """The module of that name, built once."""
     torch.manual_seed(0)
