@@ -49,6 +49,16 @@ class Edit:
         return f"Edit({self.label or self.site}{where})"
 
 
+Edits = Edit | Sequence["Edit | Sequence[Edit]"]
+
+
+def listed(edits: Any) -> list[Any]:
+    """Edits as one list: a single one, several, and lists of them, as `[ins.add(directions), ins.skip("layers.3")]`."""
+    if isinstance(edits, Edit) or not hasattr(edits, "__iter__"):
+        return [edits]
+    return [one for each in edits for one in (each if isinstance(each, list | tuple) else [each])]
+
+
 def whole_numbers(values: int | Sequence[int] | Tensor | None, name: str) -> tuple[int, ...] | None:
     """Indices as a tuple; a bool mask becomes the indices it marks."""
     if values is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inscape.core.direction import Direction
-from inscape.core.edit import Edit
+from inscape.core.edit import Edit, Edits, listed
 from inscape.core.edits.add import add
 from inscape.core.edits.affine import affine
 from inscape.core.edits.attend import attend
@@ -37,9 +37,9 @@ from inscape.core.tensor_file import read_tensors, write_tensors
 VERSION = 1
 
 
-def save_edits(path: str | Path, edits: Edit | Sequence[Edit], *, model: str = "") -> None:
+def save_edits(path: str | Path, edits: Edits, *, model: str = "") -> None:
     """Write edits to one safetensors file; a bare function (`ins.edit`) is refused. `model`: a model's fingerprint."""
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    edits = listed(edits)
     about, tensors = _out(edits, "can be written to a file")
     text = json.dumps({"kind": "edits", "version": VERSION, "model": model, "edits": about})
     write_tensors(path, tensors, {"inscape": text})

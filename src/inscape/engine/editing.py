@@ -1,10 +1,10 @@
 """The same edits inside the user's own loop, trainer or library call."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from inscape.core.edit import Edit
+from inscape.core.edit import Edit, Edits, listed
 from inscape.core.errors import InputError
 from inscape.engine.columns import Columns
 from inscape.engine.forward import eager
@@ -22,9 +22,7 @@ def in_force(model: Model) -> list[Edit]:
 
 
 @contextlib.contextmanager
-def editing(
-    model: Model, edits: Sequence[Edit] | Edit, *, prompts: Any = None, allow_nan: bool = False
-) -> Iterator[Session]:
+def editing(model: Model, edits: Edits, *, prompts: Any = None, allow_nan: bool = False) -> Iterator[Session]:
     """Keep edits in force for every forward of `model.module` in this thread, until the `with` ends.
 
     Cached steps know where they are (positions count from the first real token); training steps are differentiable
@@ -33,7 +31,7 @@ def editing(
     model is as it was either way.
     """
     model.check_ready()
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    edits = listed(edits)
     if not edits:
         raise InputError("ins.editing needs at least one edit.")
     prepared = prepare(model, prompts) if prompts is not None else None

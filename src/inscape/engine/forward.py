@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inscape.core.edit import Edit
+from inscape.core.edit import Edit, Edits, listed
 from inscape.core.errors import InputError, ModelError
 from inscape.core.trace import Trace
 from inscape.engine.columns import Columns
@@ -22,7 +22,7 @@ def run(
     model: Model,
     inputs: Any,
     read: Read = None,
-    edits: Sequence[Edit] | Edit = (),
+    edits: Edits = (),
     output: bool | str | None = None,
     *,
     grad: bool = False,
@@ -48,7 +48,7 @@ def run(
     Raises: SiteError, ShapeError, EditError, TokenError, InputError, NotFiredError, NotFiniteError.
     """
     model.check_ready()
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    edits = listed(edits)
     if output not in (None, True, False, "last"):
         raise InputError(f"output={output!r}: it can be True, False or 'last'.")
     reads, tasks, prepared = _planned(model, inputs, read, edits, reduce, padding_side)
@@ -106,7 +106,7 @@ def one_call(model: Model, prepared: Inputs) -> Columns:
     """The columns of a single forward of the whole module, which then needs no cache unless one was asked for."""
     if "use_cache" not in prepared.kwargs and can_cache(model.module):
         prepared.kwargs["use_cache"] = False
-    width = prepared.mask.shape[1] if prepared.mask is not None else None
+    width = prepared.prompt or (prepared.mask.shape[1] if prepared.mask is not None else None)
     columns = Columns(prepared.mask, prepared.tokens, width, model.main_prefixes)
     if model.is_encoder_decoder:
         _decoder_columns(columns, prepared)

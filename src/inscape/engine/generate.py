@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inscape.core.edit import Edit
+from inscape.core.edit import Edits, listed
 from inscape.core.errors import InputError
 from inscape.core.trace import Trace
 from inscape.core.watch import Watch
@@ -37,7 +37,7 @@ class Generation:
 def generate(
     model: Model,
     prompts: Any,
-    edits: Sequence[Edit] | Edit = (),
+    edits: Edits = (),
     read: Read = None,
     *,
     watch: Watch | Sequence[Watch] = (),
@@ -67,7 +67,7 @@ def generate(
         raise no_generate(model)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: at least one token has to be generated.")
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    edits = listed(edits)
     prepared = prepare(model, prompts, side="left")
     _check_left(prepared)
     reads = reads_of(model, read, reduce)

@@ -18,6 +18,7 @@ class Inputs:
     """Arguments for the module, with what the engine needs to know of them.
 
     mask: real tokens [batch, pos], or None when the inputs are no sequence of tokens. texts: as given.
+    prompt: how many columns are the prompt, where the ones after it stand for generated tokens.
     """
 
     args: tuple[Any, ...] = ()
@@ -26,6 +27,7 @@ class Inputs:
     mask: Tensor | None = None
     texts: list[str] | None = None
     offsets: list[list[tuple[int, int]]] | None = None
+    prompt: int | None = None
 
 
 def prepare(model: Model, inputs: Any, *, side: str | None = None) -> Inputs:

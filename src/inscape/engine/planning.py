@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from inscape.core.direction import Direction
+from inscape.core.directions import Directions
 from inscape.core.edit import ELSEWHERE, Edit, at_site, needed_site
 from inscape.core.edits.contradictions import refuse_contradictions
 from inscape.core.errors import EditError, ModelError, SiteError, TokenError
@@ -143,9 +145,9 @@ def tasks_of(
 
 
 def no_edit(given: Any) -> EditError:
-    unpack = (
-        "\n  Directions give a list of edits: edits=[*ins.add(directions), ...]." if isinstance(given, list) else ""
-    )
+    unpack = "\n  give edits in one list, or in lists in it: these are deeper." if isinstance(given, list) else ""
+    if isinstance(given, Direction | Directions):
+        unpack = "\n  a direction says where to go, not how far: ins.add(direction, scale)."
     return EditError(f"edits= takes edits such as ins.add(direction); got {type(given).__name__}.{unpack}")
 
 

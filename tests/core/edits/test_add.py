@@ -217,5 +217,18 @@ def test_directions_of_several_sites_are_one_edit_each() -> None:
         got = ins.run(gpt2(), ROWS, edits=edits).output.logits
         want = ins.run(gpt2(), ROWS, edits=[make(d) for d in several.values()]).output.logits
         assert torch.equal(got, want)
-    with pytest.raises(ins.EditError, match=r"got list\.\n  Directions give a list of edits"):
+    mixed = ins.run(gpt2(), ROWS, edits=[ins.add(several), ins.scale("layers.0.mlp_out", 0.5)]).output.logits
+    flat = ins.run(gpt2(), ROWS, edits=[*ins.add(several), ins.scale("layers.0.mlp_out", 0.5)]).output.logits
+    assert torch.equal(mixed, flat)
+    made = [
+        ins.generate(gpt2(), ROWS, edits=e, max_new_tokens=3).tokens for e in ([ins.add(several)], ins.add(several))
+    ]
+    assert torch.equal(*made)
+    with ins.editing(gpt2(), [ins.add(several)]) as session:
+        assert [t.point.name for t in session.tasks] == sites
+        gpt2().module(torch.tensor([ROWS[0]]))
+    with pytest.raises(ins.EditError, match=r"got list\.\n  give edits in one list, or in lists in it"):
         raise no_edit(ins.add(several))
+    for wrong in (several, several[sites[0]]):
+        with pytest.raises(ins.EditError, match=r"ins\.add\(direction, scale\)"):
+            raise no_edit(wrong)
