@@ -18,7 +18,7 @@ from inscape.read.generation.voids import void_map
 BLOCK = 8
 
 
-def main(model_name: str = "gemma-3-270m", new: int = 40) -> None:
+def main(model_name: str = "gemma-3-270m", new: int = 24) -> None:
     set_up()
     model = ins.open(model_name, dtype=torch.float32)
     rows = []

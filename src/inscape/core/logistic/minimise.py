@@ -5,7 +5,7 @@ The objective of a problem (one site, one column of labels, one set of training 
 1. Start at 0, where the Hessian is a multiple of the Gram matrix: one product a site and set of rows, one Cholesky.
 2. The step is L-BFGS whose first guess of the Hessian is that factor (of its diagonal where d is large), so a few
    gradients correct what the factor misses. A gradient costs two thin products, a Hessian a fat one.
-3. Two classes: where the gradients say that more steps would be needed than a new Hessian costs, it is made anew.
+3. Two classes: where the gradients say that far more steps would be needed than a new Hessian costs, it is made anew.
 4. A step that does not lower F enough is halved. A problem whose gradient is small leaves; a site all of whose problems
    left is no longer read.
 5. All of this in float32; then the same steps in float64 until its gradient is below the tolerance, and so are the
@@ -25,7 +25,7 @@ from inscape.core.logistic.design import Design
 from inscape.core.progress import Progress, tell
 
 DENSE = 2048  # units up to which a Hessian is made and factored
-HESSIAN_COST = 12  # gradients that one Hessian costs, about: measured in CPU time at d = 640
+PATIENCE = 100  # gradients foretold from the last step at which a Hessian, the price of some 7, pays: steps get better
 MEMORY = 8  # pairs that L-BFGS remembers
 ROUGH = 3e-6  # what float32 gradients are good for
 BLOCK = 192  # units; blocks of the upper triangle of a Hessian
@@ -170,12 +170,12 @@ class _Batch:
         self.fresh[problems] = False
 
     def _worth_a_hessian(self, active: Tensor, before: Tensor, after: Tensor, good: Tensor, tol: float) -> Tensor:
-        """Would more gradients be needed, at the rate of the last step, than a Hessian costs?"""
+        """Would too many gradients be needed at the rate of the last step, which L-BFGS will better?"""
         if not (self.is_binary and self.is_dense):
             return torch.zeros(len(active), dtype=torch.bool)
         gain = (before / after.clamp(min=1e-300)).log().clamp(min=1e-3)
         needed = (after / tol).clamp(min=1).log() / gain
-        return (((needed > HESSIAN_COST) & (after > tol)) | ~good).cpu() & ~self.fresh[active]
+        return (((needed > PATIENCE) & (after > tol)) | ~good).cpu() & ~self.fresh[active]
 
     def _direction(self, problems: Tensor) -> Tensor:
         """Minus the gradient times the approximate inverse Hessian: the two loops of L-BFGS around the factor."""
