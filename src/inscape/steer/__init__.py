@@ -8,6 +8,10 @@
 | scores that are partly those of earlier layers | `early_logits.early_logits` |
 | a direction between words, without running a text | `tokens.token_direction` |
 | what makes given texts likelier, trained end to end | `optimise.optimise_direction` |
+| many shuffles of a fit, to compare with | `shuffles.fit_shuffles` |
+| how strongly, for a budget of KL | `calibrate.calibrate_strength` |
+| what each dose does, what it costs, and what controls do | `dose_response.dose_response` |
+| whether a text is as it should be | `core.judges`, `judges.classifier`, `judges.answer_mass` |
 | whether a direction is any good, on texts it has not seen | `quality.quality` |
 | states that no linear probe can tell labels from | `erase.Eraser` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |

@@ -58,7 +58,8 @@ def fit_directions(
     weights are given that of the mean difference, or without negatives the standard deviation along them.
     control: a direction of the same length that should not work. "shuffle": sides exchanged for half of the texts (of
     "pca_difference": components of differences within a side); "pairs": partners exchanged; "random": evenly drawn.
-    Shuffles of few pairs keep some of the direction by chance where pairs differ in strength: draw several seeds.
+    Shuffles of few pairs keep some of the direction by chance where pairs differ in strength: take a set of them,
+    `steer.shuffles.fit_shuffles`.
 
     Cost: one forward of each text without the head, stopped after the last site: 0.4 of a whole forward on Gemma 3
     270M. Memory: two vectors a site; for all but the means the states of all texts, or (d, d) a site where fewer.
@@ -67,7 +68,7 @@ def fit_directions(
     Source: Rimsky et al. 2023, arXiv:2312.06681 (means); Zou et al. 2023, arXiv:2310.01405 (components). Shuffling
     labels is no control of their components, which find what varies most whatever it is called: hence ours.
     """
-    high, low = _checked(positive, negative, method, control)
+    high, low = checked(positive, negative, method, control)
     if not C > 0:
         raise InputError(f"C={C}: it is a positive number; smaller is a stronger penalty.")
     n, m, is_dark = len(high), len(low), control == "shuffle"
@@ -100,7 +101,7 @@ def fit_directions(
     return Directions.of(*made)
 
 
-def _checked(positive: Any, negative: Any, method: str, control: str | None) -> tuple[list[Any], list[Any]]:
+def checked(positive: Any, negative: Any, method: str, control: str | None) -> tuple[list[Any], list[Any]]:
     """Both lists, when this method and control can take them."""
     if method not in METHODS:
         raise InputError(f"method={method!r} is none of {', '.join(map(repr, METHODS))}.")
