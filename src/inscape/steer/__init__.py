@@ -12,6 +12,7 @@
 | how strongly, for a budget of KL | `calibrate.calibrate_strength` |
 | what each dose does, what it costs, and what controls do | `dose_response.dose_response` |
 | whether a text is as it should be | `core.judges`, `judges.classifier`, `judges.answer_mass` |
+| one model's behaviour to choose the vector for another, token by token | `hybrid.hybrid_generate` |
 | whether a direction is any good, on texts it has not seen | `quality.quality` |
 | states that no linear probe can tell labels from | `erase.Eraser` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |
