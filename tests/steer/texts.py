@@ -22,6 +22,13 @@ def one_side(n: int = 24, *, seed: int = 0) -> tuple[list[list[int]], list[list[
     return texts[:n], texts[n:]
 
 
+def two_dialects(n: int = 24, *, seed: int = 0) -> tuple[list[list[int]], list[list[int]]]:
+    """n texts a side of unlike length, in words that the other side does not have: unlike wherever one looks."""
+    draw = torch.Generator().manual_seed(seed)
+    sides = [[[low + i % 31 for i in _ids(draw)] for _ in range(n)] for low in (1, 32)]
+    return sides[0], sides[1]
+
+
 def _ids(draw: torch.Generator) -> list[int]:
     length = int(torch.randint(3, 11, (1,), generator=draw))
     return torch.randint(1, 64, (length,), generator=draw).tolist()

@@ -7,6 +7,8 @@
 | the same input without its image, or without any tokens | `spans.without_image`, `spans.without_tokens` |
 | scores that are partly those of earlier layers | `early_logits.early_logits` |
 | a direction between words, without running a text | `tokens.token_direction` |
+| one scale and shift a unit that make texts look like others inside, sparse if wanted | `fit_affine.fit_affine` |
+| how far texts are from others inside, with edits and without | `transport.transport` |
 | what makes given texts likelier, trained end to end | `optimise.optimise_direction` |
 | many shuffles of a fit, to compare with | `shuffles.fit_shuffles` |
 | how strongly, for a budget of KL | `calibrate.calibrate_strength` |

@@ -17,9 +17,9 @@ def affine(
 ) -> Edit:
     """Scale and shift every unit: z := (1 - t) z + t (w z + b), with t the strength.
 
-    weight, bias: a number, or one a unit, (units,); (heads, d_head) at a per-head site. What requires grad is learned,
-    the strength too. strength: a number, one a row or a schedule, as in `ins.add`. 0 changes nothing, to the bit; 1 is
-    the whole map; beyond [0, 1] the map is extrapolated, with a warning.
+    weight, bias: a number, or one a unit, (units,); (heads, d_head) at a per-head site, (channels, 1, 1) at one of
+    images. What requires grad is learned, the strength too. strength: a number, one a row or a schedule, as in
+    `ins.add`. 0 changes nothing, to the bit; 1 is the whole map; beyond [0, 1] the map is extrapolated, with a warning.
     Two maps one after the other are a map again; their order matters. Choose it for maps that were fitted unit by unit
     (means, spreads or whole distributions moved); `ins.add` for a shift alone, `ins.scale` for a scale alone.
     float32 inside where the model is in half precision. Cost: one multiply-add.
@@ -28,9 +28,9 @@ def affine(
     """
     w, b = (v if isinstance(v, Tensor) else torch.tensor(float(v), dtype=torch.float64) for v in (weight, bias))
     for name, v in (("weight", w), ("bias", b)):
-        if not v.is_floating_point() or v.ndim > 2:
+        if not v.is_floating_point() or v.ndim > 3 or (v.ndim == 3 and v.shape[1:] != (1, 1)):
             raise ShapeError(
-                f"affine({name}=...) is one number a unit, (units,) or (heads, d_head); "
+                f"affine({name}=...) is one number a unit, (units,), (heads, d_head) or (channels, 1, 1); "
                 f"got {v.dtype} of shape {tuple(v.shape)}."
             )
         if not bool(torch.isfinite(v.detach()).all()):
@@ -55,7 +55,7 @@ def affine(
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         for v in (w, b):
-            if v.ndim and (v.shape[-1] != x.shape[-1] or (v.ndim == 2 and (x.ndim < 4 or len(v) != x.shape[-2]))):
+            if not _fits(v, x):
                 raise ShapeError(f"affine at {site}: maps of shape {tuple(v.shape)}, an activation {tuple(x.shape)}.")
         where = (x.device, wide.dtype)
         if t is not None and not learned:
@@ -67,3 +67,10 @@ def affine(
     return make_edit(
         site, fn, label, contextual=force.needs_step, spec={"kind": "affine", **force.spec}, tensors=tensors, **places
     )
+
+
+def _fits(v: Tensor, x: Tensor) -> bool:
+    """Is there one number for every unit of the activation?"""
+    if v.ndim == 3:
+        return x.ndim == 4 and x.shape[1] == len(v)
+    return not v.ndim or (v.shape[-1] == x.shape[-1] and (v.ndim == 1 or (x.ndim > 3 and len(v) == x.shape[-2])))
