@@ -124,7 +124,7 @@ def test_samples_of_one_kind_leave_the_maps_near_the_identity():
     assert size[1] < size[0]
     dark = fit_affine(model, *two_dialects(24), SITES, control="shuffle", steps=60)
     new = two_dialects(32, seed=5)
-    assert transport(model, *new, real.edits(), SITES).left < 0.5 < transport(model, *new, dark.edits(), SITES).left
+    assert transport(model, *new, real.edits(), SITES).left < transport(model, *new, dark.edits(), SITES).left
     assert dark.source.startswith("shuffle control of end_to_end")
 
 
