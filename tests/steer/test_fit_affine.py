@@ -70,7 +70,7 @@ def test_at_one_site_training_ends_at_the_least_squares_of_sorted_values():
 def test_all_maps_together_come_nearer_than_every_baseline_where_sites_act_on_one_another():
     model, (high, low) = gpt2(), two_dialects(24)
     sites = "layers.*.resid_post"
-    left = {m: transport(model, low, high, fit_affine(model, low, high, sites, method=m, steps=120).edits(), sites).left
+    left = {m: transport(model, low, high, fit_affine(model, low, high, sites, method=m, steps=60).edits(), sites).left
             for m in ("end_to_end", "linear", "gaussian", "mean", "probe")}  # fmt: skip
     assert left["end_to_end"] < min(v for m, v in left.items() if m != "end_to_end") < 1
 
@@ -92,14 +92,14 @@ def test_the_loss_of_the_history_is_what_transport_measures_and_the_start_is_the
 
 def test_what_the_penalty_leaves_out_is_exactly_as_it_was():
     model, (high, low) = gpt2(), two_dialects(16)
-    dense, some, none = (fit_affine(model, low, high, SITES, sparsity=s, steps=80) for s in (0.0, 0.6, 0.99))
+    dense, some, none = (fit_affine(model, low, high, SITES, sparsity=s, steps=40) for s in (0.0, 0.6, 0.99))
     assert dense.changed > 0.95 > 0.6 > some.changed > none.changed
     losses = [transport(model, low, high, maps.edits(), SITES).left for maps in (dense, some, none)]
     assert losses[0] < losses[1] < losses[2]
     mask = some.support()[ONE]
     plain, steered = (ins.run(model, low[:3], read=ONE, edits=e)[ONE] for e in ([], some.select(ONE).edits()))
     assert torch.equal(plain[..., ~mask], steered[..., ~mask])
-    groups = fit_affine(model, low, high, SITES, group_sparsity=0.9, steps=80)
+    groups = fit_affine(model, low, high, SITES, group_sparsity=0.9, steps=40)
     by_site = [bool(m.any()) for m in groups.support().values()]
     assert set(by_site) == {True, False}
     assert len(groups.edits()) == sum(by_site)
@@ -118,11 +118,11 @@ def test_only_the_units_that_may_change_do():
 
 def test_samples_of_one_kind_leave_the_maps_near_the_identity():
     model = gpt2()
-    real, same = (fit_affine(model, *sides, SITES, steps=60) for sides in (two_dialects(24), one_side(24)))
+    real, same = (fit_affine(model, *sides, SITES, steps=40) for sides in (two_dialects(24), one_side(24)))
     assert transport(model, *one_side(32, seed=9), same.edits(), SITES).left > 0.8  # nothing to learn is not learned
     size = [sum(float(b.norm()) for b in maps.bias.values()) for maps in (real, same)]
     assert size[1] < size[0]
-    dark = fit_affine(model, *two_dialects(24), SITES, control="shuffle", steps=60)
+    dark = fit_affine(model, *two_dialects(24), SITES, control="shuffle", steps=40)
     new = two_dialects(32, seed=5)
     assert transport(model, *new, real.edits(), SITES).left < transport(model, *new, dark.edits(), SITES).left
     assert dark.source.startswith("shuffle control of end_to_end")
