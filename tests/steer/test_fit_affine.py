@@ -70,7 +70,7 @@ def test_at_one_site_training_ends_at_the_least_squares_of_sorted_values():
 def test_all_maps_together_come_nearer_than_every_baseline_where_sites_act_on_one_another():
     model, (high, low) = gpt2(), two_dialects(24)
     sites = "layers.*.resid_post"
-    left = {m: transport(model, low, high, fit_affine(model, low, high, sites, method=m, steps=60).edits(), sites).left
+    left = {m: transport(model, low, high, fit_affine(model, low, high, sites, method=m, steps=120).edits(), sites).left
             for m in ("end_to_end", "linear", "gaussian", "mean", "probe")}  # fmt: skip
     assert left["end_to_end"] < min(v for m, v in left.items() if m != "end_to_end") < 1
 
