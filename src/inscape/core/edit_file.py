@@ -17,6 +17,7 @@ from inscape.core.edit import Edit, Edits, listed
 from inscape.core.edits.add import add
 from inscape.core.edits.affine import affine
 from inscape.core.edits.attend import attend
+from inscape.core.edits.control import Controller, controlled_add, decide
 from inscape.core.edits.directions import clamp, project_out
 from inscape.core.edits.erase import erase
 from inscape.core.edits.experts import boost_experts, force_experts, mask_experts, scale_experts
@@ -157,6 +158,11 @@ def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
         return threshold_activation(site, mine["below"] if mine["below"].ndim else float(mine["below"]), **places)
     if kind == "skip_voids":  # where it acts follows from its phases
         return skip_voids(**spec, rows=places.get("rows"))
+    if kind == "decide":
+        return decide(Controller(**{**spec, **mine, "observe": tuple(spec["observe"])}), **places)
+    if kind == "controlled_add":
+        direction = Direction(site, mine["vector"], spec.pop("source"), spec.pop("model"))
+        return controlled_add(direction, **spec, **places)
     if kind == "erase":
         return erase(site, mine["reads"], mine["writes"], mine["centre"], **spec, **places)
     if kind in ("low_rank_add", "gated_add"):

@@ -8,6 +8,7 @@
 | scores that are partly those of earlier layers | `early_logits.early_logits` |
 | a direction between words, without running a text | `tokens.token_direction` |
 | one scale and shift a unit that make texts look like others inside, sparse if wanted | `fit_affine.fit_affine` |
+| when to steer, how strongly and at which layers, learned from inputs of two kinds | `fit_controller.fit_controller` |
 | how far texts are from others inside, with edits and without | `transport.transport` |
 | what makes given texts likelier, trained end to end | `optimise.optimise_direction` |
 | many shuffles of a fit, to compare with | `shuffles.fit_shuffles` |

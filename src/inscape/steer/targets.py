@@ -86,24 +86,27 @@ class Examples:
         prompt, whole = (torch.tensor([len(x) for x in part]) for part in ([self.prompts[i] for i in rows], both))
         return Batch(padded(both, pad_of(self.model)), prompt, whole)
 
-    def losses(
-        self, batch: Batch, edits: Sequence[Edit], *, coldness: float = 1.0, grad: bool = False
-    ) -> Float[Tensor, " batch"]:
-        """Cross-entropy of each row's target given its prompt, in nats a token. coldness: what scores are times."""
-        at = batch.places("predicting")
-        row, column = at.nonzero(as_tuple=True)
-        wanted = batch.tokens[row, column + 1]
+    def scores(self, batch: Batch, edits: Sequence[Edit], *, grad: bool = False) -> Float[Tensor, "token vocab"]:
+        """Scores at the tokens that predict the targets, row by row, in float32."""
+        row, column = batch.places("predicting").nonzero(as_tuple=True)
         device = self.model.device
         inputs = {name: x.to(device) for name, x in batch.inputs.items()}
         if self.head is None:
             out = run(self.model, inputs, edits=edits, output=True, grad=grad).output
-            scores = out.logits[row.to(out.logits.device), column.to(out.logits.device)].float()
-        else:
-            prefix = self.model.blocks[0].name.rsplit("layers.", 1)[0]
-            is_normed = self.head.norm is not None and f"{prefix}final_norm" in self.model.sites
-            site = f"{prefix}final_norm" if is_normed else f"{self.model.blocks[-1].name}.resid_post"
-            state = run(self.model, inputs, read=site, edits=edits, grad=grad)[site]
-            scores = self.head(state[row.to(state.device), column.to(state.device)], is_normed)
+            return out.logits[row.to(out.logits.device), column.to(out.logits.device)].float()
+        prefix = self.model.blocks[0].name.rsplit("layers.", 1)[0]
+        is_normed = self.head.norm is not None and f"{prefix}final_norm" in self.model.sites
+        site = f"{prefix}final_norm" if is_normed else f"{self.model.blocks[-1].name}.resid_post"
+        state = run(self.model, inputs, read=site, edits=edits, grad=grad)[site]
+        return self.head(state[row.to(state.device), column.to(state.device)], is_normed)
+
+    def losses(
+        self, batch: Batch, edits: Sequence[Edit], *, coldness: float = 1.0, grad: bool = False
+    ) -> Float[Tensor, " batch"]:
+        """Cross-entropy of each row's target given its prompt, in nats a token. coldness: what scores are times."""
+        row, column = batch.places("predicting").nonzero(as_tuple=True)
+        wanted = batch.tokens[row, column + 1]
+        scores = self.scores(batch, edits, grad=grad)
         nats = torch.nn.functional.cross_entropy(coldness * scores, wanted.to(scores.device), reduction="none")
         total = torch.zeros(len(batch.prompt), device=nats.device).index_add(0, row.to(nats.device), nats)
         return total / (batch.whole - batch.prompt).to(nats.device)
