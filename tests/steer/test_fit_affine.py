@@ -106,6 +106,17 @@ def test_what_the_penalty_leaves_out_is_exactly_as_it_was():
     assert some.penalties[0] > 0 == dense.penalties[0]
 
 
+def test_training_may_begin_at_other_maps_and_comes_nearer_from_there():
+    model, (low, high) = gpt2(), two_dialects(16)
+    first = fit_affine(model, low, high, SITES, method="linear")
+    made = fit_affine(model, low, high, SITES, start=first, steps=25, lr=0.01)
+    before, after = (transport(model, low, high, maps.edits(), SITES).total for maps in (first, made))
+    assert made.history.loss[0] == pytest.approx(before, rel=1e-2)
+    assert after < before
+    with pytest.raises(ins.ShapeError, match=r"start has maps of \(4,\) units at layers\.1\.mlp\.in"):
+        fit_affine(model, low, high, SITES, start=AffineSteer({ONE: torch.ones(4)}, {ONE: torch.zeros(4)}), steps=1)
+
+
 def test_only_the_units_that_may_change_do():
     model, (high, low) = gpt2(), two_sides(12)
     units = {ONE: torch.arange(32) < 5}
