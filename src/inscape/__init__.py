@@ -22,6 +22,8 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "Direction": "core.direction",
     "Directions": "core.directions",
     "fit_directions": "steer.fit_directions",
+    "calibrate_strength": "steer.calibrate",
+    "dose_response": "steer.dose_response",
     "add": "core.edits.add",
     "schedule": "core.edits.strength",
     "norm_preserving_add": "core.edits.norm_preserving",
@@ -121,6 +123,8 @@ if TYPE_CHECKING:
     from inscape.read.readouts import load_readout
     from inscape.reports.plan import plan
     from inscape.reports.report import report
+    from inscape.steer.calibrate import calibrate_strength
+    from inscape.steer.dose_response import dose_response
     from inscape.steer.fit_directions import fit_directions
     from inscape.steer.merge import merge_edits
     from inscape.store.exchange.importing import import_store

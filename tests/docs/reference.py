@@ -18,7 +18,7 @@ GROUPS = {
     "Opening a model": ("open", "Model", "SiteTable", "Site", "verify", "Family", "Stack"),
     "Running it": ("run", "Trace", "generate", "Generation", "editing"),
     "Edits": (
-        "Edit", "Direction", "Directions", "fit_directions",
+        "Edit", "Direction", "Directions", "fit_directions", "calibrate_strength", "dose_response",
         "add", "scale", "replace", "patch", "ablate", "project_out", "clamp", "skip",
         "skip_layers", "skip_voids", "attend", "edit", "norm_preserving_add", "affine", "when", "Condition", "schedule",
         "mask_experts", "force_experts", "boost_experts", "scale_experts",
