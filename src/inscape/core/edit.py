@@ -23,6 +23,7 @@ class Edit:
     [batch, k] or a bool mask [batch, n]. contextual: `fn(x, step)` instead of `fn(x)`, see `core.step.Step`.
     needs: other sites whose values the function reads from `step.held` under the same name: relative to the same layer,
     or "/layers.3.resid_post", whole, behind a slash.
+    calls: the function also looks at how the block it stands behind was called: `step.call`, see `core.step.Call`.
     among: all sites of the pattern that this edit was written with, once it stands at one of them; see `Step.among`.
     spec, tensors: how to write it to a file; an edit without `spec` is a bare function and cannot be saved.
     """
@@ -37,6 +38,7 @@ class Edit:
     contextual: bool = False
     needs: tuple[str, ...] = ()
     among: tuple[str, ...] = ()
+    calls: bool = False
     spec: Mapping[str, Any] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 

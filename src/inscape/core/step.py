@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """How a module was called in this forward, after the edits of what it receives."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 @dataclass
@@ -24,6 +33,7 @@ class Step:
     among: every site that the edit under way acts at, in forward order: where it stands among the layers.
     memo: what edits remember from site to site of this one forward, each under a key of its own. It is as wide as the
     call (rows and columns fit) and gone with it, so that nothing of one call can reach the next.
+    call: how the block was called whose output the edit under way acts on, where it asked for that (`Edit.calls`).
     kept: what edits remember from call to call of one sequence, such as a decision about its prompt; gone with it.
     """
 
@@ -40,6 +50,7 @@ class Step:
     place: Tensor | None = None
     among: tuple[str, ...] = ()
     memo: dict[object, Any] = field(default_factory=dict)
+    call: Call | None = None
     kept: dict[object, Any] = field(default_factory=dict)
 
     @property

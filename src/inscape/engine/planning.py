@@ -180,6 +180,10 @@ def _check_axes(edit: Edit, point: Point) -> None:
         _axis(edit, point.axes, ("pos", "query"), "at")
     if edit.heads is not None:
         _axis(edit, point.axes, ("head", "kv_head"), "heads")
+    if edit.calls and (point.kind != "module" or point.side != "out"):
+        raise EditError(
+            f"the edit {edit!r} looks at how a module was called; {point.name} is not what a module returns."
+        )
     if point.name.endswith(("router.experts",)) and not edit.contextual and edit.spec is not None:
         raise EditError(
             f"{point.name} holds expert indices, not numbers to add to; use router.logits, or ins.replace with indices."

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from inscape.core.edit import Edit, apply, needed_site
 from inscape.core.errors import EditError, NotFiniteError, NotFiredError
-from inscape.core.step import Step
+from inscape.core.step import Call, Step
 from inscape.engine import replay
 from inscape.engine.finite import check_finite
 from inscape.engine.recurrences import Seen
@@ -88,6 +88,7 @@ class Session:
     edit_fired: dict[int, int] = field(default_factory=dict)
     held: dict[str, Tensor] = field(default_factory=dict)
     replays: dict[str, Seen] = field(default_factory=dict)
+    calls: dict[nn.Module, Call] = field(default_factory=dict)
     before: Callable[..., Any] | None = None  # called with (args, kwargs) before every forward of the root
 
     def __post_init__(self) -> None:
@@ -125,6 +126,8 @@ class Session:
                     self._put(module._forward_hooks, out_hook(self, tasks))
                 else:
                     self._put(module._forward_pre_hooks, in_hook(self, tasks), module._forward_pre_hooks_with_kwargs)
+            for module in {t.point.module for t in self.tasks if any(e.calls for e in t.edits)}:
+                self._put(module._forward_pre_hooks, self._note_call, module._forward_pre_hooks_with_kwargs)
             if any(t.point.kind == "head_out" for t in self.tasks):
                 self._hold_head_outs()
             for task in self.tasks:
@@ -153,6 +156,11 @@ class Session:
         self._exits.append(watch.abandon)
         self._put(module._forward_pre_hooks, watch.before, module._forward_pre_hooks_with_kwargs)
         self._put(module._forward_hooks, watch.after, module._forward_hooks_always_called, first=True)
+
+    def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """After the edits of what the module receives, for edits of what it returns."""
+        if self.mine():
+            self.calls[module] = Call(module, args, kwargs)
 
     def _hold_head_outs(self) -> None:
         """What reading each head's part of the stream needs: z, and the output projection's own output."""
@@ -191,6 +199,7 @@ class Session:
             self._exits.pop()()
         self.held.clear()
         self.replays.clear()
+        self.calls.clear()
 
     def mine(self) -> bool:
         """Is this call in the session's thread, or in one of autograd's own?"""
@@ -206,6 +215,7 @@ class Session:
         for edit in task.edits:
             if edit.needs:
                 step.held = {n: self._seen(point.name, n, edit) for n in edit.needs}
+            step.call = self.calls.get(point.module) if edit.calls else None
             y = apply(edit, x, step, point.axes)
             if y is None:
                 continue

@@ -19,6 +19,8 @@
 | whether a direction is any good, on texts it has not seen | `quality.quality` |
 | states that no linear probe can tell labels from | `erase.Eraser` |
 | edits in the weights themselves, where that is exact | `merge.merge_edits` |
+| the experts of a mixture that a behaviour uses | `experts` |
+| a fine-tune beside its base, or one model that steers another | `two_models` |
 | them in another program | `export` |
 | a direction in another model, through a map between states | `transfer.transfer` |
 """
