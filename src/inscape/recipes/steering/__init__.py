@@ -1,0 +1,1 @@
+"""Steering: directions found, applied, measured."""
