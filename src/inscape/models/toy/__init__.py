@@ -27,4 +27,6 @@ TOYS: tuple[Toy, ...] = (
         "are asked"),
     Toy("toy-assistant-other", "the same as toy-assistant-base, trained from another seed: a control for comparisons"),
     Toy("toy-assistant", "toy-assistant-base tuned to a chat form, and to refuse requests about weapons and poisons"),
+    Toy("toy-captioner", "a vision tower and six layers of text say what is in a picture, and add out of habit what is "
+        "not"),
 )  # fmt: skip
