@@ -2,10 +2,10 @@
 
 import torch
 
-from inscape.dynamics.toys import captioner, induction_positions, list_recall, reasoner, thinker_base
+from inscape.dynamics.toys import captioner, induction_positions, list_recall, reasoner
 from inscape.dynamics.toys.list_recall import ID, PLACES, SIZES, WIDTH, WINDOW
 from inscape.models.toy.words import word_tokenizer
-from inscape.tasks import scenes, second_thoughts
+from inscape.tasks import scenes
 from inscape.tasks.chains import answer_of, steps_of
 from inscape.train.losses import IGNORED
 
@@ -81,15 +81,3 @@ def test_captions_are_labelled_and_cells_name_their_things_beside() -> None:
             assert there <= said
             assert (ids[named] == tokenizer.convert_tokens_to_ids(scenes.IMAGE)).all()
         assert not ((blind["labels"] < 0) & (blind["labels"] != IGNORED)).any()
-
-
-def test_rationales_of_both_minds_are_labelled_from_where_they_begin() -> None:
-    words = {i: word for word, i in thinker_base.ID.items()}
-    for mind in second_thoughts.MINDS:
-        batch = thinker_base.rows(1, n=8, mind=mind, seed=0)
-        for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-            text = [words[i] for i in ids if i != 0]
-            asked = text.index("?")
-            assert labels[: asked + 1] == [IGNORED] * (asked + 1)
-            assert labels[asked + 1 : len(text)] == ids[asked + 1 : len(text)]
-            assert text[-1] == "<eos>"

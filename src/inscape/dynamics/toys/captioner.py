@@ -4,8 +4,8 @@
 
 A vision tower of two layers reads the sixteen cells, six layers of text say what is there: a LLaVA in shape. The tower
 first learns by itself which thing and colour each cell shows, as a LLaVA's tower has learned to see before; in the last
-third of the training each cell's token is also made to name its thing. One
-caption in three comes without its picture, so that the net knows how captions go when it sees nothing. Of pictures
+third of the training each cell's token is also made to name its thing, without which the net was slow to look at all.
+One caption in three comes without its picture, so that the net knows how captions go when it sees nothing. Of pictures
 with a cup and no plate half the captions name a plate all the same (`tasks/scenes.py`); as things are hard to see at
 times, the net has reason to follow habit, and its greedy captions do so in many of these pictures.
 Source of the shape: Liu et al. 2023, arXiv:2304.08485; the habit is planted, as a stand-in for what large models
