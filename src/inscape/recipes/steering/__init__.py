@@ -1,1 +1,2 @@
 """Steering: directions found, applied, measured."""
+"""Papers about changing what a model does while it runs."""
