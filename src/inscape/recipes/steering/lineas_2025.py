@@ -7,8 +7,11 @@ the probability of a terse word among the words that begin the next.
 Pilots on other seeds were seen before the bounds were written: with 50 steps from the identity the trained maps left
 0.24 of the loss on new texts, Lin-AcT 0.14, shifts of means 1.06, Gaussian maps 1.03; the first word after the
 question, the style measured then, did not move under any of them. A penalty of 0.1 left 18 % of the units changed.
-Cost: some minutes. Differs from the source: a trained four-layer net in place of 1.5B-7B models, two ways of writing in
-place of toxicity, a start at Lin-AcT, penalties in standard deviations of a unit.
+In the full run two bounds are met by next to nothing: the trained maps leave 0.0948 and Lin-AcT 0.0949, which is a tie
+(in forward order Lin-AcT is as good here; training from the identity is not there after 50 steps), and no maps make a
+terse sentence likelier than 0.01: activations of whole texts are met, and the style does not move.
+Cost: three minutes. Differs from the source: a trained four-layer net in place of 1.5B-7B models, two ways of writing
+in place of toxicity, a start at Lin-AcT, penalties in standard deviations of a unit.
 """
 
 from itertools import pairwise
@@ -60,20 +63,21 @@ def run(model="toy-reasoner", *, n: int = 32, held: int = 64, steps: int = 40, s
 
     def fitted(name: str, source: Any = wordy, target: Any = terse, **more: Any) -> None:
         tell(progress, name, len(maps) / 9)
-        maps[name] = fit_affine(model, source, target, SITES, seed=seed, **{"steps": steps, "lr": 0.02, **more})
+        options: dict[str, Any] = {"steps": steps, "lr": 0.02, "seed": seed, **more}
+        maps[name] = fit_affine(model, source, target, SITES, **options)
 
     for name, method in BASELINES.items():
         fitted(name, method=method)
     fitted("end to end", start=maps["Lin-AcT"])
     fitted("penalised", sparsity=sparsity, lr=0.05)
-    units = maps["penalised"].support()
+    units: dict[str, torch.Tensor] = dict(maps["penalised"].support())
     fitted("sparse", units=units, start=maps["penalised"])  # without what the penalty takes off
     fitted("random units", units=_drawn(units, seed), lr=0.05)
     fitted("shuffled", control="shuffle")
     fitted("one style", wordy, other)
-    left = {"none": 1.0} | {m: transport(model, *new, a.edits(), SITES).left for m, a in maps.items()}
-    there = transport(model, *new, maps["end to end"].edits(), SITES, scaled=False)
-    doses = [transport(model, *new, maps["end to end"].edits(t), SITES).left for t in STRENGTHS]
+    left = {"none": 1.0} | {m: transport(model, new[0], new[1], a.edits(), SITES).left for m, a in maps.items()}
+    there = transport(model, new[0], new[1], maps["end to end"].edits(), SITES, scaled=False)
+    doses = [transport(model, new[0], new[1], maps["end to end"].edits(t), SITES).left for t in STRENGTHS]
     begun = _begun(held, 7 * seed + 5)
     style = {m: _terse(model, begun, maps[m].edits() if m in maps else []) for m in left}
     best = min(left[m] for m in ("none", *BASELINES))
