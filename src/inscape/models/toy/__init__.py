@@ -29,4 +29,6 @@ TOYS: tuple[Toy, ...] = (
     Toy("toy-assistant", "toy-assistant-base tuned to a chat form, and to refuse requests about weapons and poisons"),
     Toy("toy-captioner", "a vision tower and six layers of text say what is in a picture, and add out of habit what is "
         "not"),
+    Toy("toy-experts", "four layers of 32 routed experts, two a token, answer questions about places and refuse those "
+        "that are sensitive"),
 )  # fmt: skip
