@@ -67,7 +67,8 @@ def dose_response(
     the "wrong_layer" (half the layers further on). Look at `.draw()`, `.warnings`, `.examples(dose)`, then `.best()`.
 
     doses: strengths of `ins.add(direction, dose, unit=unit, at=at)`; 0 is added. unit: "relative" takes a dose as the
-    share of each token's length, so doses of 0.02 to 0.5 mean about the same in any model.
+    share of each token's length. `calibrate_strength` says where to begin: in the middle of Gemma 3 270M, whose stream
+    has long massive channels, a dose of 0.013 along a sentiment direction is worth 0.1 nats a token.
     judge: of `core.judges` or `steer.judges`, any function of a text; `answer_mass` judges the next token in its place.
     goal: should the score "raise" or "lower". shuffled: directions of shuffled sides, one prompt each in turn
     (`steer.shuffles.fit_shuffles`); without them that control is left out and `.notes` says so.
