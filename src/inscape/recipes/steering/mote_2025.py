@@ -47,7 +47,7 @@ PAPER = Paper(
               "of the drops", at_most=0),
     ),
 )  # fmt: skip
-QUICK = dict(prompts=24, sets=3)
+QUICK = dict(prompts=12, sets=1)
 SIZES = (1, 2, 4, 8)
 
 
@@ -100,8 +100,8 @@ def run(model="toy-experts", *, prompts: int = 150, sets: int = 20, seed: int = 
               "significant_shuffled": int((nothing.p < 0.05).sum())},
         seed=seed,
         figure=Drawing("lines", show=("refused, masked", "answered, forced"),
-                       control=("random masked", "random forced"), x=(0, *SIZES), x_title="experts, by rank",
-                       y_title="share refused"),
+                       control=("random masked", "random forced"), x=(0.0, *map(float, SIZES)),
+                       x_title="experts, by rank", y_title="share refused"),
     )  # fmt: skip
 
 
