@@ -75,7 +75,10 @@ def lines(
         dash = alt.StrokeDash(
             "series:N",
             scale=alt.Scale(domain=list(controls), range=[DASHES[i % len(DASHES)] for i in range(len(controls))]),
-            legend=alt.Legend(symbolType="stroke", columns=wide[1]),
+            # the later dashes are long: a short stroke would not tell them apart
+            legend=alt.Legend(
+                symbolType="stroke", columns=wide[1], **({"symbolSize": 900} if len(controls) > 2 else {})
+            ),
         )
         base = alt.Chart(rows(controls)).mark_line(style="control", strokeWidth=1.75)
         layers.append(base.encode(x=across, y=up, strokeDash=dash))
