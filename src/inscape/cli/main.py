@@ -1,4 +1,4 @@
-"""The command line: `inscape sites | run | generate | record | sweep | store | report | plan | papers`.
+"""The command line: `inscape sites | run | generate | record | sweep | steer | store | report | plan | papers`.
 
 Each command is thin over the library.
 
@@ -20,6 +20,7 @@ from inscape.cli.record import record
 from inscape.cli.report import report
 from inscape.cli.run import run
 from inscape.cli.sites import sites
+from inscape.cli.steer import steer
 from inscape.cli.store import repair, show, verify
 from inscape.cli.sweep import sweep
 from inscape.core.errors import InscapeError
@@ -43,6 +44,7 @@ def build() -> App:
         (generate, "MODEL TEXT..."),
         (record, "MODEL DATA --to FOLDER"),
         (sweep, "MODEL CLEAN CORRUPTED --answer A --wrong B"),
+        (steer, "MODEL POSITIVE NEGATIVE"),
         (report, "MODEL [TEXTFILE]"),
         (plan, "MODEL"),
     ):
