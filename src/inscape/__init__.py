@@ -60,6 +60,7 @@ _WHERE = {  # public name -> module; imported when first used, so that `import i
     "save_readout": "core.readout_file",
     "load_readout": "read.readouts",
     "report": "reports.report",
+    "steering_report": "reports.steering",
     "plan": "reports.plan",
     **dict.fromkeys(
         (
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from inscape.read.readouts import load_readout
     from inscape.reports.plan import plan
     from inscape.reports.report import report
+    from inscape.reports.steering import steering_report
     from inscape.steer.calibrate import calibrate_strength
     from inscape.steer.dose_response import dose_response
     from inscape.steer.fit_directions import fit_directions

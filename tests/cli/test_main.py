@@ -7,29 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
-import transformers
 from safetensors.torch import load_file
 
 import inscape as ins
 from inscape.cli import console
 from inscape.cli.main import build, main
-from tests.common.small import direction, gpt2_module
+from tests.common.small import direction
 
-COMMANDS = ("sites", "run", "generate", "record", "sweep", "report", "plan")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    """A saved tiny GPT-2 with a tokenizer of one word a token."""
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    gpt2_module().save_pretrained(path)
-    words = {"<pad>": 0, "<s>": 1, **{f"w{i}": i for i in range(2, 64)}}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<s>"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>").save_pretrained(path)
-    return str(path)
+COMMANDS = ("sites", "run", "generate", "record", "sweep", "steer", "report", "plan")
 
 
 def test_help_lists_every_command_and_succeeds(capsys):

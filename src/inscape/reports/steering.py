@@ -19,7 +19,6 @@ from inscape.core.durable import disk_errors, written
 from inscape.core.edit import Edit
 from inscape.core.edit_file import save_edits
 from inscape.core.errors import InputError, SiteError
-from inscape.core.judges import Judge
 from inscape.core.progress import Progress, tell
 from inscape.models.model import Model
 from inscape.models.open import open as open_model
@@ -107,7 +106,7 @@ class Steering:
             "dose": best.dose,
             "unit": self.dose.unit,
             "measured_on": best.on,
-            "measured": {n: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for n, s in spans.items()},
+            "measured": {n: {"value": s.value, "low": s.low, "high": s.high, "n": s.n_items} for n, s in spans.items()},
             "warnings": list(self.warnings),
             "sites": self.quality.rows(),
             "doses": self.dose.rows(),
@@ -133,11 +132,12 @@ def steering_report(
 ) -> Steering:
     """From two lists of texts to a direction, a dose for a KL budget, and a page with all controls: `inscape steer`.
 
-    model: an opened model, or what `ins.open` takes. positive, negative: texts that have what is wanted, and like ones
-    that do not; a third is kept aside to measure the direction on (pairs by index stay together). prompts: beginnings to
-    write on from, 4 at least; the package's own when left out. judge: of `core.judges` or `steer.judges`, or a function
-    of a text; when left out a classifier of MiniLM embeddings fitted on the texts. site: where to steer; the best of
-    `layers.*.resid_post` on the texts kept aside when left out. doses: shares of each token's length.
+    model: an opened model, or what `ins.open` takes. positive, negative: texts that have what is wanted, and like
+    ones that do not; a third is kept aside to measure the direction on (pairs by index stay together). prompts:
+    beginnings to write on from, 4 at least; the package's own when left out. judge: of `core.judges` or
+    `steer.judges`, or a function of a text; when left out a classifier of MiniLM embeddings fitted on the texts.
+    site: where to steer; the best of `layers.*.resid_post` on the texts kept aside when left out. doses: shares of each
+    token's length.
     kl_budget: nats a token that the steered model may be from the plain one. method, position: as in `fit_directions`.
     to: a folder for the files of `Steering.save`.
     Cost: one forward a text, and `dose_response` of 5 curves: about 2 minutes for Gemma 3 270M on two cores.

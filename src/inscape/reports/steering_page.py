@@ -1,4 +1,4 @@
-"""The page of a steering report: where the sides differ, what each dose does, what it writes, what speaks against it."""
+"""The page of a steering report: what each dose does, what the model writes, and what speaks against it."""
 
 from typing import Any
 
@@ -21,7 +21,13 @@ def steering_page(
 ) -> str:  # fmt: skip
     """The HTML of a finished `Steering`."""
     against = [_against(warnings)] if warnings else []
-    sections = [*against, _doses(dose), _chosen(dose, best, kl_budget), _written(dose, best), _where(quality, direction)]
+    sections = [
+        *against,
+        _doses(dose),
+        _chosen(dose, best, kl_budget),
+        _written(dose, best),
+        _where(quality, direction),
+    ]
     facts = {
         "Steered at": direction.site,
         "Texts": ", ".join(f"{n} {name}" for name, n in counts.items()),
@@ -51,7 +57,9 @@ def _against(warnings: tuple[str, ...]) -> Section:
 
 def _doses(dose: Dose) -> Section:
     controls = ", ".join(name.replace("_", " ") for name in dose.curves[1:])
-    call = "from inscape.steer.dose_response import dose_response\ndose_response(model, direction, prompts, doses, judge)"
+    call = (
+        "from inscape.steer.dose_response import dose_response\ndose_response(model, direction, prompts, doses, judge)"
+    )
     figure = Figure(
         "vega", dose.draw(),
         "Effect by dose as the judge sees it, and what it costs: KL, loss of the written text, repetition.",
