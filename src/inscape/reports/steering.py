@@ -31,7 +31,7 @@ from inscape.steer.quality import Quality, quality
 from inscape.steer.shuffles import fit_shuffles
 from inscape.tasks.plain_text import plain_text
 
-DOSES = (-0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+DOSES = (-0.1, -0.05, 0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
 FEWEST = 8  # texts a side
 BEGINNINGS = 6, 4  # sentences of the package's plain texts are begun with that many words; that many a text
 SITES = "layers.*.resid_post"
