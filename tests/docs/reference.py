@@ -29,7 +29,7 @@ GROUPS = {
     ),
     "Files": ("save_edits", "load_edits", "merge_edits", "save_readout", "load_readout"),
     "The store": ("record", "Store", "top_k", "project", "import_store"),
-    "Plans and the report": ("plan", "report"),
+    "Plans and the report": ("plan", "report", "steering_report"),
     "Errors": (
         "InscapeError", "SiteError", "ShapeError", "EditError", "NotFiredError", "NotFiniteError", "TokenError",
         "InputError", "ModelError", "FileError", "PaperError", "NotFittedError", "NotConvergedError",
