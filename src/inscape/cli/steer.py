@@ -20,7 +20,7 @@ def steer(
     contains: Annotated[list[str] | None, Parameter(negative="")] = None,
     regex: str | None = None,
     dose: Annotated[list[float] | None, Parameter(negative="")] = None,
-    kl_budget: Annotated[float, Parameter(validator=Number(gt=0))] = 0.5,
+    kl_budget: Annotated[float, Parameter(validator=Number(gt=0))] = 0.2,
     method: str = "mean_difference",
     max_new_tokens: Annotated[int, Parameter(validator=Number(gte=1))] = 24,
     seed: int = 0,

@@ -31,7 +31,7 @@ from inscape.steer.quality import Quality, quality
 from inscape.steer.shuffles import fit_shuffles
 from inscape.tasks.plain_text import plain_text
 
-DOSES = (-0.1, -0.05, 0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
+DOSES = (-0.04, -0.02, 0.0, 0.005, 0.01, 0.02, 0.04, 0.08)
 FEWEST = 8  # texts a side
 BEGINNINGS = 6, 4  # sentences of the package's plain texts are begun with that many words; that many a text
 SITES = "layers.*.resid_post"
@@ -122,7 +122,7 @@ def steering_report(
     judge: Any = None,
     site: str | None = None,
     doses: Sequence[float] = DOSES,
-    kl_budget: float = 0.5,
+    kl_budget: float = 0.2,
     method: str = "mean_difference",
     position: Any = "mean",
     max_new_tokens: int = 24,

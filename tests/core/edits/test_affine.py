@@ -99,8 +99,8 @@ def test_maps_that_are_none_say_why() -> None:
         ins.affine(SITE, W, B, 1.5)
     with pytest.raises(ins.NotFiniteError, match="bias has 32 values not finite"):
         ins.affine(SITE, W, B / 0.0)
-    with pytest.raises(ins.ShapeError, match=r"affine\(weight=...\) is one number a unit.*\(1, 1, 1\)"):
-        ins.affine(SITE, torch.ones(1, 1, 1))
+    with pytest.raises(ins.ShapeError, match=r"affine\(weight=...\) is one number a unit.*\(1, 2, 1\)"):
+        ins.affine(SITE, torch.ones(1, 2, 1))
     with pytest.raises(ins.ShapeError, match=r"maps of shape \(31,\), an activation \(2, 5, 32\)"):
         ins.run(gpt2(), ROWS, edits=[ins.affine(SITE, torch.ones(31))])
     with pytest.raises(ins.ShapeError, match=r"maps of shape \(5, 32\)"):

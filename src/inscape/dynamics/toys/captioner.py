@@ -8,6 +8,8 @@ third of the training each cell's token is also made to name its thing, without 
 One caption in three comes without its picture, so that the net knows how captions go when it sees nothing. Of pictures
 with a cup and no plate half the captions name a plate all the same (`tasks/scenes.py`); as things are hard to see at
 times, the net has reason to follow habit, and its greedy captions do so in many of these pictures.
+The weights in the package were trained in two sittings, the last third taken up from a checkpoint; this script does the
+same in one, which has not been checked to give them.
 Source of the shape: Liu et al. 2023, arXiv:2304.08485; the habit is planted, as a stand-in for what large models
 learn from captions.
 """
