@@ -123,3 +123,11 @@ def test_calls_of_parts_are_no_parts():
     assert (
         broken_rules("import inscape as ins\nfrom inscape.train.fit import fit\nfit(m, b, l, steps=3)\nx.norm()") == []
     )
+
+
+def test_a_result_names_the_commit_it_began_with_and_says_when_code_changed_meanwhile(monkeypatch, tmp_path) -> None:
+    folder = shutil.copytree(MADE_UP, tmp_path / "recipes")
+    said = iter(["abc", "def", "abc", "abc", "abc+", "def"])
+    monkeypatch.setattr(running, "_commit", lambda: next(said))
+    found = [running.run(catalogue.entry("table-lookup", folder)).result.ran.commit for _ in range(3)]
+    assert found == ["abc+", "abc", "abc+"]

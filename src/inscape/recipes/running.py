@@ -69,6 +69,7 @@ def run(
     if "progress" in found.source.parameters:
         given["progress"] = progress
     tell(progress, f"{found.name}: running")
+    began = _commit()
     result, seconds = timed(recipe.run, given)
     if (
         not isinstance(result, Result)
@@ -79,7 +80,7 @@ def run(
             f"the recipe of {found.name!r} returned {_returned(result, found)}.\n"
             f"  it must return Result(PAPER, ..., seed=seed) with its own PAPER and the seed it was given."
         )
-    result = result.ran_as(_ran(arguments, seconds, quick))
+    result = result.ran_as(_ran(arguments, seconds, quick, began))
     stem = folder / file_stem(found, quick, asked)
     save_result(stem.with_name(f"{stem.name}.json"), result)
     return Kept(
@@ -123,7 +124,13 @@ def timed(function: Callable[..., Any], given: Mapping[str, Any]) -> tuple[Any, 
     return function(**given), time.perf_counter() - start
 
 
-def _ran(arguments: Mapping[str, Any], seconds: float, quick: bool) -> Ran:
+def _commit() -> str:
+    """The commit of this checkout; empty for an installed package."""
+    is_checkout = (CHECKOUT / "pyproject.toml").is_file()
+    return commit(CHECKOUT, "src", ":!src/inscape/recipes/results") if is_checkout else ""
+
+
+def _ran(arguments: Mapping[str, Any], seconds: float, quick: bool, began: str) -> Ran:
     import torch
 
     model = arguments.get("model", "")
@@ -136,9 +143,7 @@ def _ran(arguments: Mapping[str, Any], seconds: float, quick: bool) -> Ran:
         python=platform.python_version(),
         machine=machine_kind(),
         threads=torch.get_num_threads(),
-        commit=commit(CHECKOUT, "src", ":!src/inscape/recipes/results")
-        if (CHECKOUT / "pyproject.toml").is_file()
-        else "",
+        commit=began if began in ("", _commit()) else f"{began.removesuffix('+')}+",  # code that changed meanwhile
         seconds=round(seconds, 2),
         quick=quick,
         model=_named(model),
