@@ -31,10 +31,10 @@ def gpt2() -> "ins.Model":
     return ins.open(gpt2_module())
 
 
-def hooks_left(module: torch.nn.Module) -> int:
-    """Hooks on a module, without those that transformers puts on blocks when states are asked for, and keeps."""
+def hooks_left(module: torch.nn.Module, *, transformers_own: bool = False) -> int:
+    """Hooks on a module; without those that transformers puts on blocks when states are asked for, and keeps."""
     hooks = [h for m in module.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-    return sum("output_capturing" not in getattr(hook, "__module__", "") for hook in hooks)
+    return sum(transformers_own or "output_capturing" not in getattr(hook, "__module__", "") for hook in hooks)
 
 
 def direction(site: str = "layers.1.resid_post", seed: int = 0, width: int = 32) -> "ins.Direction":
