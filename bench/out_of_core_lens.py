@@ -105,7 +105,7 @@ def of_last(probe: Any, store: Any, label: torch.Tensor) -> float:
 CALLS = {"fit_lens": fit_lens, "load_lens": load_lens, "fit_probe": fit_probe, "load_probe": load_probe}
 
 
-def main(wanted: str = "131072", kept: str = "") -> None:
+def main(wanted: str = "65536", kept: str = "") -> None:
     tokens = int(wanted)
     folder = Path(tempfile.mkdtemp(prefix="inscape-bench-"))
     store = kept or str(folder / "store")
@@ -114,7 +114,7 @@ def main(wanted: str = "131072", kept: str = "") -> None:
         if not kept:
             model = opened()
             texts = chosen(model, real_text(), tokens)
-            ins.record(model, texts, "layers.*.resid_post", store, dtype="bfloat16", max_length=512)
+            ins.record(model, texts, "layers.*.resid_post", store, dtype="float32", max_length=512)
             del model
         size = sum(f.stat().st_size for f in (Path(store) / "shards").iterdir())
         for what in ("lens", "probe"):

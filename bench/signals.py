@@ -15,7 +15,7 @@ from inscape.read.generation.trajectory_stream import TrajectoryStream
 from inscape.read.generation.void_stream import VoidStream
 from inscape.read.generation.voids import void_map
 
-BLOCK = 8
+BLOCK = 6
 
 
 def main(model_name: str = "gemma-3-270m", new: int = 24) -> None:
