@@ -33,7 +33,7 @@ def steering_page(
         "Texts": ", ".join(f"{n} {name}" for name, n in counts.items()),
         "Prompts": f"{len(dose.prompts)}, half to choose the dose on",
         "Judge": _judge(judge, dose.judge),
-        "Seed and weights": direction.model or model.fingerprint,
+        "Weights": direction.model or model.fingerprint,
     }
     name = model.source or type(model.module).__name__
     lead = f"{direction.source}, added at {direction.site}; every figure stands beside its controls."
