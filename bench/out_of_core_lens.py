@@ -133,7 +133,7 @@ def main(wanted: str = "65536", kept: str = "") -> None:
             rows.append({"title": "out of core", "case": what, "store_bytes": size, "met": met, **first, **second})
     finally:
         shutil.rmtree(folder)
-    if tokens >= 131_072:
+    if tokens >= 65_536:
         write("out_of_core_lens", rows, model=MODEL, allowed_bytes=ALLOWED, steps=STEPS, positions_a_step=ROWS)
 
 
