@@ -1,6 +1,7 @@
 """Experts masked, forced, boosted and scaled, on every family that routes: against the rule written by hand."""
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def opened(name: str) -> tuple[ins.Model, str]:
     return model, [b.name for b in model.blocks if f"{b.name}.router.logits" in model.sites][-1]
 
 
-def routed(model: ins.Model, layer: str, inputs: object, edits: list[ins.Edit] = []) -> dict[str, Tensor]:  # noqa: B006
+def routed(model: ins.Model, layer: str, inputs: object, edits: Sequence[ins.Edit] = ()) -> dict[str, Tensor]:
     trace = ins.run(model, inputs, read=[f"{layer}.router.{n}" for n in READ], edits=edits)
     return {n: trace[f"{layer}.router.{n}"] for n in READ}
 

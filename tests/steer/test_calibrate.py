@@ -1,5 +1,7 @@
 """Strength for a KL budget: derivatives are exact, closed forms hold where theory says, a search meets the budget."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def test_reverse_mode_twice_gives_what_forward_mode_gives():
     model = gpt2()
     seq = sequences(model, PROMPTS[:3], [[5, 6], [7, 8], [9, 1]], range(3))
     predictions = Predictions.of(model, short(seq))
-    make = lambda s: ins.add(D, s)  # noqa: E731
+    make = partial(ins.add, D)
     forward = torch.cat([g for _, g in derivatives(predictions, seq, make)])
 
     state, slope = _twice(predictions, seq, make, ValueError())
@@ -109,7 +111,10 @@ def test_on_a_coin_all_rules_are_known_on_paper():
         model.module.lm_head.weight[0, 0] = 1.0
     # the stream's own unit 0 would move the coin and unit 1 decides what is excluded: hold both
     hold = [ins.replace("layers.2.resid_post", torch.eye(32)[1], units=[0, 1])]
-    make = lambda s: [*hold, ins.add(ins.Direction("layers.2.resid_post", d), s)]  # noqa: E731
+
+    def make(s: object) -> list[ins.Edit]:
+        return [*hold, ins.add(ins.Direction("layers.2.resid_post", d), s)]
+
     measure = _Measure.of(model, PROMPTS[:2], {"tokens": "last", "max_new_tokens": 1, "batch_rows": 4}, None)
     variance, span = (measure.responses(make, rule) for rule in ("second_order", "hoeffding"))
     assert variance.tolist() == pytest.approx([0.25] * 2, rel=1e-4)

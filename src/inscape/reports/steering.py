@@ -7,7 +7,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def steering_report(
     tell(progress, "writing the page", 0.98)
     bare = Steering(direction, found, dose, best, kl_budget, "")
     html = steering_page(model, direction, found, dose, best, judge, kl_budget, bare.warnings, counts)
-    done = Steering(direction, found, dose, best, kl_budget, html)
+    done = replace(bare, html=html)
     if to is not None:
         done.save(to)
     return done
