@@ -27,7 +27,7 @@ def test_every_name_of_a_table_links_to_its_own_heading():
 
 
 def test_signatures_are_as_in_the_source():
-    assert signature("span", ins.span) == "ins.span(text: str, nth: int = 0) -> Span"
+    assert signature("span", ins.span) == "ins.span(text: str, nth: int = 0, *, behind: bool = False) -> Span"
     assert signature("tokens", ins.tokens) == "ins.tokens(*ids: int) -> Tokens"
     assert "    *,\n    grad: bool = False,\n" in signature("run", ins.run)
 

@@ -1,6 +1,7 @@
 """Strength for a KL budget: derivatives are exact, closed forms hold where theory says, a search meets the budget."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -72,8 +73,9 @@ def test_second_order_is_right_to_second_order():
     errors = []
     for budget in (1e-2, 1e-3, 1e-4):
         found = calibrate_strength(gpt2(), D, PROMPTS, budget, rule="second_order", max_new_tokens=4)
-        assert found.predicted == pytest.approx(budget, rel=1e-4)
         assert found.predicted_per_prompt is not None
+        assert found.predicted is not None
+        assert found.predicted == pytest.approx(budget, rel=1e-4)
         errors.append(abs(found.measured.value / found.predicted - 1))
     assert errors[2] < 0.05
     assert errors[2] < errors[0]
@@ -94,6 +96,7 @@ def test_no_prediction_moves_further_than_hoeffding_says_where_logits_are_linear
     found = calibrate_strength(model, d, PROMPTS, budget, rule="hoeffding", max_new_tokens=4)
     moved = next_token_shift(model, PROMPTS, found.edits, max_new_tokens=4)
     assert float(moved.shift.kl.max()) <= budget * (1 + 1e-4)
+    assert found.predicted is not None
     assert found.measured.value <= found.predicted * (1 + 1e-4) <= budget * (1 + 1e-3)
     assert found.warnings == ()
     second = calibrate_strength(model, d, PROMPTS, budget, rule="second_order", max_new_tokens=4)
@@ -112,7 +115,7 @@ def test_on_a_coin_all_rules_are_known_on_paper():
     # the stream's own unit 0 would move the coin and unit 1 decides what is excluded: hold both
     hold = [ins.replace("layers.2.resid_post", torch.eye(32)[1], units=[0, 1])]
 
-    def make(s: object) -> list[ins.Edit]:
+    def make(s: Any) -> list[ins.Edit]:
         return [*hold, ins.add(ins.Direction("layers.2.resid_post", d), s)]
 
     measure = _Measure.of(model, PROMPTS[:2], {"tokens": "last", "max_new_tokens": 1, "batch_rows": 4}, None)
@@ -123,6 +126,19 @@ def test_on_a_coin_all_rules_are_known_on_paper():
     moved = [measure.predictions.states(seq, make(1.5)) for seq in measure.sequences]
     kl = measure.predictions.shift(held[0], moved[0]).kl
     assert kl.tolist() == pytest.approx([float(torch.log(torch.cosh(torch.tensor(0.75))))] * len(kl), rel=1e-4)
+
+
+def test_the_texts_can_be_sampled_and_are_so_again_on_other_prompts():
+    model = gpt2()
+    state = torch.random.get_rng_state()
+    drawn = [
+        calibrate_strength(model, D, PROMPTS, 0.02, max_new_tokens=4, seed=s, do_sample=True, temperature=2.0)
+        for s in (1, 1, 2)
+    ]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert drawn[0].gamma == drawn[1].gamma != drawn[2].gamma
+    assert drawn[0].held(gpt2(), PROMPTS).value == pytest.approx(drawn[0].measured.value, rel=1e-3)
+    assert calibrate_strength(gpt2(), D, PROMPTS, 0.02, max_new_tokens=4).gamma != drawn[0].gamma
 
 
 def test_any_unit_place_and_edit_can_be_calibrated():
@@ -144,7 +160,7 @@ def test_any_unit_place_and_edit_can_be_calibrated():
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe", "mamba"])
 def test_families(name):
     model = ins.open(build(name))
-    width = model.module.config.get_text_config().hidden_size
+    width = model.module.config.get_text_config().hidden_size  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     d = ins.Direction("layers.0.resid_post", torch.randn(width, generator=torch.Generator().manual_seed(0)))
     prompts = [[t % 30 + 1 for t in p[:4]] for p in PROMPTS if len(p) >= 4][:4]
     for rule in ("bisect", "second_order"):

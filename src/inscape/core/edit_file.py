@@ -195,7 +195,7 @@ def _at_out(at: At) -> tuple[Any, Tensor | None]:
     if isinstance(at, slice):
         return {"slice": [at.start, at.stop, at.step]}, None
     if isinstance(at, Span):
-        return {"span": [at.text, at.nth]}, None
+        return {"span": [at.text, at.nth, *([True] if at.behind else [])]}, None
     if isinstance(at, Tokens):
         return {"tokens": list(at.ids)}, None
     if isinstance(at, Newest):

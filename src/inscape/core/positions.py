@@ -5,6 +5,7 @@ at="all" | "first" | "last" | "prompt" | "generated"
 at="newest", at=newest(3)                     the last (3) of the prompt and every generated token: in a cached step the
                                               newest column; the same tokens without a cache
 at=span("Eiffel Tower")                       the tokens of that stretch of the prompt
+at=span("?", behind=True)                     all tokens of the prompt behind it
 at=tokens(262, 11)                            wherever these ids stand
 at=mask                                       bool [batch, pos] or [pos], over the columns of the prompt
 at=LongTensor [batch, k]                      positions row by row
@@ -23,10 +24,11 @@ WORDS = ("all", "first", "last", "prompt", "generated", "newest")
 
 @dataclass(frozen=True)
 class Span:
-    """The tokens of a stretch of text in each prompt; `nth` picks one of several occurrences, 0 the first."""
+    """The tokens of a stretch of text in each prompt, or those `behind` it; `nth` picks an occurrence, 0 the first."""
 
     text: str
     nth: int = 0
+    behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,13 @@ class Newest:
 At = None | int | str | slice | list | tuple | Span | Tokens | Newest | Tensor
 
 
-def span(text: str, nth: int = 0) -> Span:
-    """Positions of the tokens that cover `text` in each prompt; raises TokenError where it does not occur."""
-    return Span(text, nth)
+def span(text: str, nth: int = 0, *, behind: bool = False) -> Span:
+    """Positions of the tokens that cover `text` in each prompt; raises TokenError where it does not occur.
+
+    nth: which of several occurrences, 0 the first. behind: in its place all tokens of the prompt that begin behind it,
+    such as an answer behind its question: `span("?", behind=True)`.
+    """
+    return Span(text, nth, behind)
 
 
 def tokens(*ids: int) -> Tokens:

@@ -212,7 +212,7 @@ def _with_span(edit: Edit, model: Model, inputs: Inputs | None) -> Edit:
 
 
 def span_mask(wanted: Span, model: Model, inputs: Inputs | None) -> Tensor:
-    """Columns of the prompt that the tokens of a stretch of text cover, bool [batch, pos]."""
+    """Columns of the prompt that the tokens of a stretch of text cover, or of those behind it, bool [batch, pos]."""
     import torch
 
     if inputs is None or inputs.texts is None or inputs.offsets is None:
@@ -230,7 +230,8 @@ def span_mask(wanted: Span, model: Model, inputs: Inputs | None) -> Tensor:
                 )
         stop = start + len(wanted.text)
         for column, (a, b) in enumerate(offsets):
-            mask[row, column] = a < stop and b > start and b > a
+            inside = a >= stop if wanted.behind else a < stop and b > start
+            mask[row, column] = inside and b > a
     return mask
 
 

@@ -194,9 +194,12 @@ def until_end(model: Model, ids: Sequence[int]) -> list[int]:
 
 def measured_sequences(
     model: Model, prompts: Any, tokens: str = "new", max_new_tokens: int = 16, batch_rows: int = 16,
-    progress: Progress = None,
+    progress: Progress = None, *, seed: int = 0, **generate_kwargs: Any,
 ) -> list[Sequences]:  # fmt: skip
-    """Batches of prompts with the tokens whose predictions are compared; "new" has the plain model write them first."""
+    """Batches of prompts with the tokens whose predictions are compared; "new" has the plain model write them first.
+
+    generate_kwargs: how it writes, greedily without; seed: of torch meanwhile, which is put back.
+    """
     if tokens not in TOKENS:
         raise InputError(f"tokens={tokens!r} is none of {', '.join(map(repr, TOKENS))}.")
     if max_new_tokens < 1 or batch_rows < 1:
@@ -207,12 +210,14 @@ def measured_sequences(
             "tokens='all' compares predictions inside the texts, and each has one token: give longer ones."
         )
     out, groups = [], batches(model, ids, batch_rows)
-    for k, rows in enumerate(groups):
-        some = [ids[i] for i in rows]
-        if tokens == "new":
-            tell(progress, "writing what the plain model goes on with", k / len(groups))
-        after = continuations(model, some, max_new_tokens) if tokens == "new" else [[]] * len(rows)
-        out.append(sequences(model, some, after, rows, tokens))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for k, rows in enumerate(groups):
+            some, after = [ids[i] for i in rows], [[]] * len(rows)
+            if tokens == "new":
+                tell(progress, "writing what the plain model goes on with", k / len(groups))
+                after = continuations(model, some, max_new_tokens, **generate_kwargs)
+            out.append(sequences(model, some, after, rows, tokens))
     return out
 
 
@@ -244,18 +249,23 @@ def next_token_shift(
     max_new_tokens: int = 16,
     answers: Mapping[str, Any] | None = None,
     batch_rows: int = 16,
+    seed: int = 0,
     progress: Progress = None,
+    **generate_kwargs: Any,
 ) -> Moved:
     """How far edits move next-token distributions: `KL(plain || edited)` and its kin at each token that counts.
 
-    tokens: "new", along what the plain model writes after each prompt, greedily, `max_new_tokens` of it: the mean is
-    then what a token of such a text costs in KL; "last", the first new token alone; "all", every token of the texts.
+    tokens: "new", along what the plain model writes after each prompt, `max_new_tokens` of it (greedily, or as
+    generate_kwargs say, sampled with `seed`): the mean is then what a token of such a text costs in KL; "last", the
+    first new token alone; "all", every token of the texts.
     Edits act as in a generation: "prompt", "generated" and "newest" mean what they do there. edits: edits, or a
     function from a batch (`Sequences`) to those of its rows. answers: sets of token ids, as in `core.shift`.
     Cost: with "new" one plain generation; then two forwards a batch without the head, scores at counted tokens alone.
     Raises: ModelError for a model that does not predict next tokens; InputError; else as `run`.
     """
-    made = measured_sequences(model, prompts, tokens, max_new_tokens, batch_rows, progress)
+    made = measured_sequences(
+        model, prompts, tokens, max_new_tokens, batch_rows, progress, seed=seed, **generate_kwargs
+    )
     predictions = Predictions.of(model, short(made[0]))
     parts, owners = [], []
     for k, seq in enumerate(made):

@@ -83,7 +83,9 @@ def calibrate_strength(
     tokens: str = "new",
     max_new_tokens: int = 16,
     batch_rows: int = 16,
+    seed: int = 0,
     progress: Progress = None,
+    **generate_kwargs: Any,
 ) -> Calibrated:
     """The strength at which steering moves a prediction by `kl_budget` nats in the mean: KL(plain || steered).
 
@@ -100,7 +102,8 @@ def calibrate_strength(
     to other edits in its place (for the closed forms differentiable in it, as all of ours are).
     tokens: whose predictions count: "new", along what the plain model writes after each prompt, `max_new_tokens` of it;
     "last", the first new token; "all", every token of the prompts as given. Calibrate on prompts like those of use, and
-    measure with `.held` on others.
+    measure with `.held` on others. generate_kwargs: for the model's own generate, to count along sampled texts where
+    texts will be sampled (do_sample=True, temperature=0.7; greedy without); seed: of that sampling.
     Cost: one plain generation; a plain forward, then one forward a step of the search (about ten).
     Raises: InputError for a budget that is not above 0, fewer than two prompts, a strength on which nothing depends;
     SiteError for a site that is read after the final state; NotConvergedError where the KL never reaches the budget;
@@ -112,7 +115,8 @@ def calibrate_strength(
     if rule not in RULES:
         raise InputError(f"rule={rule!r} is none of {', '.join(map(repr, RULES))}.")
     make = strengths(model, direction, edit, unit, at)
-    how = {"tokens": tokens, "max_new_tokens": max_new_tokens, "batch_rows": batch_rows}
+    how = {"tokens": tokens, "max_new_tokens": max_new_tokens, "batch_rows": batch_rows, "seed": seed}
+    how |= generate_kwargs
     measure = _Measure.of(model, prompts, how, progress)
     measure.predictions.check_before(make(1.0))
     spread, predicted = None, None

@@ -2,11 +2,11 @@
 
 import torch
 
-from inscape.dynamics.toys import captioner, induction_positions, list_recall, reasoner
+from inscape.dynamics.toys import captioner, induction_positions, list_recall, reasoner, terse
 from inscape.dynamics.toys.list_recall import ID, PLACES, SIZES, WIDTH, WINDOW
 from inscape.models.toy.words import word_tokenizer
 from inscape.tasks import scenes
-from inscape.tasks.chains import answer_of, steps_of
+from inscape.tasks.chains import answer_of, sentences_of, steps_of
 from inscape.train.losses import IGNORED
 
 
@@ -64,6 +64,19 @@ def test_rationales_are_labelled_from_where_they_begin_and_end_with_the_answer()
             assert steps_of(said)[-1] == answer_of(said)
             styles.add("=" in text)
     assert styles == {True, False}
+
+
+def test_rates_of_wordy_steps_differ_from_text_to_text() -> None:
+    words, shares = {i: word for word, i in reasoner.ID.items()}, []
+    for step in range(12):
+        for ids in terse.rows(step, n=8, seed=0)["input_ids"].tolist():
+            text = " ".join(words[i] for i in ids if i != 0)
+            said = sentences_of(text)
+            assert len(ids) <= terse.LONGEST
+            shares.append(sum(said) / len(said))
+    assert min(shares) == 0.0
+    assert max(shares) == 1.0
+    assert sum(0 < share < 1 for share in shares) > len(shares) / 4
 
 
 def test_captions_are_labelled_and_cells_name_their_things_beside() -> None:

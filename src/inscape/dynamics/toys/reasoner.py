@@ -63,8 +63,13 @@ def rows(step: int, n: int = 16, *, seed: int) -> dict[str, Int[Tensor, "row pos
         style = "wordy" if rng.random() < WORDY else "terse"
         asked = ["<bos>", *chain.prompt.split()]
         made.append((asked, [*chain.rationale(style, seed=rng.getrandbits(48)).split(), "<eos>"]))
+    return stacked(made)
+
+
+def stacked(made: list[tuple[list[str], list[str]]]) -> dict[str, Int[Tensor, "row pos"]]:
+    """Rows of what is asked and what is said, labelled where something is said."""
     width = max(len(asked) + len(said) for asked, said in made)
-    ids, labels = torch.full((n, width), ID["<pad>"]), torch.full((n, width), IGNORED)
+    ids, labels = torch.full((len(made), width), ID["<pad>"]), torch.full((len(made), width), IGNORED)
     for i, (asked, said) in enumerate(made):
         row = torch.tensor([ID[word] for word in (*asked, *said)])
         ids[i, : len(row)], labels[i, len(asked) : len(row)] = row, row[len(asked) :]

@@ -21,6 +21,8 @@ TOYS: tuple[Toy, ...] = (
         "to 99), and the place, tens and last digit of the same items"),
     Toy("toy-reasoner", "four layers work chains of sums out in writing, wordily or tersely, and are right or wrong "
         "when sampled"),
+    Toy("toy-terse", "four layers work short chains of sums out, every step wordily or tersely at a rate that is each "
+        "text's own"),
     Toy("toy-senses", "four layers say what a word with two senses means, and fall for the commoner one where the "
         "context is little known"),
     Toy("toy-assistant-base", "four layers know what things are, judge comparisons true or false, and do what they "
