@@ -14,6 +14,12 @@ The file is a dict: by module path below the model's `base_model` (what the clas
 as `lm_eval/models/hf_steered.py` of 0.4.13 reads it. One entry a module; a module's first tensor is what is changed,
 so a block's path is its `resid_post`. lm-eval opens such files with `weights_only=False`, which runs code that is in
 them; they are read here with `weights_only=True`, which does not.
+
+Edits that have no form there are evaluated without a file, by lm-eval in the same process. It pads on the right and
+gives the model no mask, so that an edit or condition at "last" would be at padding; "all" and "each" are not.
+
+    with ins.editing(model, edits):
+        lm_eval.simple_evaluate(HFLM(pretrained=model.module, tokenizer=model.tokenizer), tasks=["hellaswag"])
 """
 
 import math
