@@ -8,7 +8,8 @@ import torch
 
 import inscape as ins
 from inscape.engine.predictions import Predictions, next_token_shift, sequences, short
-from inscape.steer.calibrate import _Measure, _twice, calibrate_strength, derivatives
+from inscape.steer.calibrate import _Measure, calibrate_strength
+from inscape.steer.derivatives import _twice, derivatives
 from tests.common.small import direction, gpt2
 from tests.common.zoo import build
 

@@ -126,6 +126,20 @@ def test_a_planted_direction_is_found_and_its_controls_are_not():
     assert plain != steered
 
 
+def test_random_vectors_can_be_matched_in_kl():
+    found = measured(controls=("random", "random_kl"))
+    assert found.curves == ("direction", "random", "random_kl")
+    kl = found.kl.value
+    for dose in (-0.4, 0.1, 0.4):
+        d = found.index(dose)
+        assert float(kl[2, d]) == pytest.approx(float(kl[0, d]), rel=0.03)
+    far = (kl[1] - kl[0]).abs()[[0, 2, 3]]
+    assert float(far.min() / kl[0].max()) > 0.01  # of the same length they are not
+    assert float(kl[2, found.index(0.0)]) == 0.0
+    plain = measured(controls=("random",))
+    assert torch.equal(found.kls[:2], plain.kls)
+
+
 def test_a_direction_that_does_nothing_is_warned_of():
     found = default()
     named = dataclasses.replace(found, scores=found.scores[1][None].expand(4, -1, -1).clone())

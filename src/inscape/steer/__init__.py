@@ -14,6 +14,8 @@
 | many shuffles of a fit, to compare with | `shuffles.fit_shuffles` |
 | how strongly, for a budget of KL | `calibrate.calibrate_strength` |
 | what each dose does, what it costs, and what controls do | `dose_response.dose_response` |
+| the same on a closed list of answers: accuracy, answer mass, KL, entropy | `sweep_answers.sweep_answers` |
+| vectors beside random ones that move predictions as far | `equal_kl.beside_random` |
 | whether a text is as it should be | `core.judges`, `judges.classifier`, `judges.answer_mass` |
 | one model's behaviour to choose the vector for another, token by token | `hybrid.hybrid_generate` |
 | whether a direction is any good, on texts it has not seen | `quality.quality` |

@@ -6,34 +6,29 @@
    linear in s (Hoeffding's lemma); or the KL itself is measured and the strength searched.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import exp, isfinite, log, sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inscape.core.direction import Direction
 from inscape.core.directions import Directions
 from inscape.core.edit import Edits, listed
 from inscape.core.edits.add import add
-from inscape.core.errors import InputError, ModelError, NotConvergedError, NotFiniteError
+from inscape.core.errors import InputError, ModelError
 from inscape.core.interval import Interval
 from inscape.core.nulls import bootstrap
-from inscape.core.progress import Progress, tell
+from inscape.core.progress import Progress
 from inscape.engine.predictions import Predictions, Sequences, mean_by, measured_sequences, short
 from inscape.models.model import Model
-from inscape.steer.targets import frozen
+from inscape.steer.derivatives import derivatives
+from inscape.steer.kl_search import search_strength
 
 RULES = ("second_order", "hoeffding", "bisect")
-CLOSE = 0.02  # of the budget: where a search stops
-ROUNDS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +125,10 @@ def calibrate_strength(
         spread = spread * gamma**2
         predicted = float(spread.mean())
     else:
-        gamma = _searched(measure, make, kl_budget, progress)
+        first = _first_guess(measure, make, kl_budget)
+        gamma = search_strength(
+            lambda s: float(measure.by_prompt(make(s)).mean()), kl_budget, first=first, progress=progress
+        )
     found = measure.by_prompt(make(gamma))
     interval = _interval(found)
     said = tuple(_warnings(rule, kl_budget, interval, predicted, found))
@@ -199,99 +197,6 @@ class _Measure:
                 else:
                     out.append((g.amax(-1) - g.amin(-1)).square().cpu())
         return torch.cat(out)
-
-
-def derivatives(
-    predictions: Predictions, seq: Sequences, make: Callable[[Any], Edits]
-) -> Iterator[tuple[Float[Tensor, "n vocab"], Float[Tensor, "n vocab"]]]:
-    """Logits without steering and their derivative by the strength at 0, some predictions at a time.
-
-    Forward-mode through the whole model; where an operation has none, reverse-mode twice. Exact either way.
-    Raises: ModelError where neither passes.
-    """
-    try:
-        with _forward_mode(), sdpa_kernel(SDPBackend.MATH):
-            strength = forward_ad.make_dual(torch.tensor(0.0), torch.tensor(1.0))
-            state, slope = forward_ad.unpack_dual(predictions.states(seq, make(strength)))
-    except (RuntimeError, NotImplementedError) as error:
-        if "forward AD" not in str(error) and "forward-mode" not in str(error):
-            raise
-        state, slope = _twice(predictions, seq, make, error)
-    if slope is None or not bool(slope.any()):  # some edits step aside at a strength of 0 that nobody learns
-        state, slope = _twice(predictions, seq, make, None)
-    for here in predictions.chunks(len(state), 6):
-        with _forward_mode():
-            dual = forward_ad.make_dual(state[here].detach(), slope[here].detach())
-            z, g = forward_ad.unpack_dual(predictions.scores(dual))
-        yield z, torch.zeros_like(z) if g is None else g
-
-
-@contextmanager
-def _forward_mode() -> Iterator[None]:
-    """torch's forward mode, which loads scripted formulas on first use and warns of how they are written."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with forward_ad.dual_level():
-            yield
-
-
-def _twice(
-    predictions: Predictions, seq: Sequences, make: Callable[[Any], Edits], error: Exception | None
-) -> tuple[Tensor, Tensor]:
-    """The derivative of u . dh/ds by u, u of no value: reverse-mode of reverse-mode."""
-    try:
-        with frozen(predictions.model), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            strength = torch.tensor(0.0, requires_grad=True)
-            state = predictions.states(seq, make(strength), grad=True)
-            u = torch.zeros_like(state, requires_grad=True)
-            (along,) = torch.autograd.grad(state, strength, u, create_graph=True, allow_unused=True)
-            slope = torch.zeros_like(u) if along is None else torch.autograd.grad(along, u, allow_unused=True)[0]
-    except RuntimeError as again:
-        raise ModelError(
-            f"{type(predictions.model.module).__name__} has operations without a second derivative "
-            f"({str(again).splitlines()[0]}).\n  take rule='bisect', which needs none."
-        ) from error
-    return state.detach(), torch.zeros_like(u) if slope is None else slope.detach()
-
-
-def _searched(measure: _Measure, make: Callable[[Any], Edits], budget: float, progress: Progress) -> float:
-    """The largest strength found whose mean KL is within the budget: bracketed, then closed in on, in logarithms."""
-
-    def kl(gamma: float) -> float:
-        tell(progress, f"measuring the KL at strength {gamma:.3g}", None)
-        try:
-            return float(measure.by_prompt(make(gamma)).mean())
-        except NotFiniteError:
-            return float("inf")
-
-    low, high, at_low, at_high = 0.0, float("inf"), 0.0, float("inf")
-    gamma, most = _first_guess(measure, make, budget), 0.0
-    for _ in range(ROUNDS):
-        found = kl(gamma)
-        most = max(most, found if isfinite(found) else 0.0)
-        if found <= budget:
-            low, at_low = gamma, found
-        else:
-            high, at_high = gamma, found
-        if budget * (1 - CLOSE) <= at_low:
-            return low
-        if low and high / low < 1 + 1e-4:  # it jumps over the budget
-            return low
-        if high == float("inf"):
-            gamma = low * (min(4.0, max(1.2, sqrt(budget / at_low) * 1.02)) if at_low > 0 else 4.0)
-        elif low == 0.0:
-            gamma = high * (max(0.25, sqrt(budget / at_high) * 0.99) if isfinite(at_high) else 0.25)
-        elif at_low > 0 and isfinite(at_high):
-            share = (log(budget * (1 - CLOSE / 2)) - log(at_low)) / (log(at_high) - log(at_low))
-            gamma = exp(log(low) + min(max(share, 0.05), 0.95) * (log(high) - log(low)))
-        else:
-            gamma = sqrt(low * high)
-    if low and high < float("inf"):
-        return low
-    raise NotConvergedError(
-        f"the mean KL did not reach {budget:g} nats: it is {most:.3g} at the most, up to a strength of {low:.3g}.\n"
-        "  is the direction at a site and at positions that these predictions depend on?"
-    )
 
 
 def _first_guess(measure: _Measure, make: Callable[[Any], Edits], budget: float) -> float:
