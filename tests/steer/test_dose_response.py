@@ -133,11 +133,11 @@ def test_random_vectors_can_be_matched_in_kl():
     for dose in (-0.4, 0.1, 0.4):
         d = found.index(dose)
         assert float(kl[2, d]) == pytest.approx(float(kl[0, d]), rel=0.03)
-    far = (kl[1] - kl[0]).abs()[[0, 2, 3]]
-    assert float(far.min() / kl[0].max()) > 0.01  # of the same length they are not
+    top = found.index(0.4)
+    assert abs(float(kl[1, top] / kl[0, top]) - 1) > 0.1  # of the same length they are not
     assert float(kl[2, found.index(0.0)]) == 0.0
     plain = measured(controls=("random",))
-    assert torch.equal(found.kls[:2], plain.kls)
+    torch.testing.assert_close(found.kls[:2], plain.kls, atol=1e-5, rtol=1e-3)
 
 
 def test_a_direction_that_does_nothing_is_warned_of():

@@ -55,6 +55,10 @@ def test_it_is_the_obvious_loop():
             }  # fmt: skip
             for name, value in want.items():
                 assert float(getattr(found, name)[0, a, i]) == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
+    plain = closed_answers(model(), PROMPTS, RIGHT, LIST).plain
+    p = ins.run(model(), [PROMPTS[7]], output="last").output.logits[0, -1].softmax(-1)[IDS]
+    p[LIST.index(RIGHT[7])] = 0
+    assert int(plain.rival[7]) == int(p.argmax())
     assert len(found.rows()) == 16
     assert {"curve", "alpha", "kl_low", "share_high"} <= set(found.rows()[0])
     assert float(found.mean("mass").value[0, 1]) == pytest.approx(float(found.mass[0, 1].mean()))
@@ -132,7 +136,7 @@ def test_what_cannot_be_asked_is_refused():
     with pytest.raises(ins.InputError, match="no curve is called 'mine'"):
         swept().best("mine")
     with pytest.raises(ins.InputError, match="kl_budget=0"):
-        swept().best(kl_budget=0)
+        swept().best(kl_budget=0.0)
     with pytest.raises(ins.InputError, match="a KL above 0"):
         beside_random(m, {"it": D}, PROMPTS, RIGHT, LIST, 0.0)
 

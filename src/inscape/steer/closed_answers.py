@@ -22,7 +22,8 @@ class Answered:
     """What a model says after n prompts, one number a prompt.
 
     kl: KL(plain || edited) in nats. entropy: of the edited prediction, in bits. right: 1 where the right answer is the
-    likeliest of the list. mass: probability of the right answer; others: of the rest of the list.
+    likeliest of the list. mass: probability of the right answer; others: of the rest of the list. rival: which of the
+    list is the likeliest wrong answer.
     """
 
     kl: Float[Tensor, " n"]
@@ -30,6 +31,7 @@ class Answered:
     right: Float[Tensor, " n"]
     mass: Float[Tensor, " n"]
     others: Float[Tensor, " n"]
+    rival: Int[Tensor, " n"]
 
     @property
     def share(self) -> Float[Tensor, " n"]:
@@ -62,7 +64,8 @@ class ClosedAnswers:
         kl, entropy, *masses = torch.cat(parts, 1)[:, rows]
         mass = torch.stack(masses)
         mine = mass.gather(0, self.right[None])[0]
-        return Answered(kl, entropy, (mass.argmax(0) == self.right).double(), mine, mass.sum(0) - mine)
+        rival = mass.scatter(0, self.right[None], -1.0).argmax(0)
+        return Answered(kl, entropy, (mass.argmax(0) == self.right).double(), mine, mass.sum(0) - mine, rival)
 
     @cached_property
     def plain(self) -> Answered:

@@ -135,8 +135,10 @@ class Work:
             seq = sequences(self.model, ids, [plain[row.item] for row in rows], range(len(rows)))
             before = torch.cat([base[row.item] for row in rows])
             own = {name: sets[[row.item for row in rows]][seq.owner] for name, sets in answers.items()}
-            edits = self.edits(rows)
-            moved = self.predictions.shift(before, self.predictions.states(seq, edits) if edits else before, own)
+            edits, still = self.edits(rows), torch.tensor([self.strength(row) == 0 for row in rows])[seq.owner, None]
+            after = self.predictions.states(seq, edits) if edits else before
+            after = torch.where(still.to(after.device), before, after)  # unsteered rows among others: to the bit
+            moved = self.predictions.shift(before, after, own)
             first = torch.tensor([int((seq.owner == i).nonzero()[0]) for i in range(len(rows))])
             mass = torch.zeros(len(moved))
             if answers:
