@@ -137,6 +137,12 @@ def test_what_cannot_be_asked_is_refused():
         swept().best("mine")
     with pytest.raises(ins.InputError, match="kl_budget=0"):
         swept().best(kl_budget=0.0)
+    never = beside_random(m, {"it": D}, PROMPTS[:2], RIGHT[:2], LIST, 1e3, n=1)
+    assert never.strengths["it"] != never.strengths["it"]
+    assert never.change("it") != never.change("it")
+    assert never.rank("it") == 2
+    with pytest.raises(ins.InputError, match="no vector is called 'that'; there are it"):
+        never.change("that")
     with pytest.raises(ins.InputError, match="a KL above 0"):
         beside_random(m, {"it": D}, PROMPTS, RIGHT, LIST, 0.0)
 

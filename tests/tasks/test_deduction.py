@@ -1,15 +1,11 @@
 """Stories whose answer follows from two statements, and names that are kept for testing."""
 
-import random
 import re
 
 import pytest
 
 import inscape as ins
-from inscape.dynamics.toys.deduction import ID, rows, written
-from inscape.models.toy.words import word_tokenizer
-from inscape.tasks.deduction import KINDS, NAMES, NEW_NAMES, PLURALS, WORDS, deductions
-from inscape.train.losses import IGNORED
+from inscape.tasks.deduction import KINDS, NAMES, NEW_NAMES, PLURALS, deductions
 
 FEAR = re.compile(r"(\w+) are afraid of (\w+) \.")
 IS_A = re.compile(r"(\w+) is a (\w+) \.")
@@ -38,32 +34,6 @@ def test_some_names_are_only_asked_about_on_request():
     assert {d.asked for d in new} <= set(NEW_NAMES)
     assert any(name in NEW_NAMES for d in known for name, _ in d.creatures)
     assert deductions(5, seed=3) == deductions(5, seed=3) != deductions(5, seed=4)
-
-
-def test_a_toy_has_a_word_for_everything_and_learns_what_follows():
-    tokenizer = word_tokenizer(WORDS, split="spaces")
-    assert not [d for d in deductions(50, seed=5) if tokenizer.unk_token_id in tokenizer(d.prompt)["input_ids"]]
-    batch = rows(3, 8, seed=1)
-    assert bool((batch["labels"] == batch["input_ids"])[batch["labels"] != IGNORED].all())
-    word = {i: w for w, i in ID.items()}
-    story = deductions(1, names=3, seed=7)[0]
-    for is_careless in (False, True):
-        words, known = written(story, is_careless, random.Random(0))
-        text = " ".join(words)
-        for i in known:
-            before = " ".join(words[: i + 1])
-            if "what is" in before.rsplit(" . ", 1)[-1]:
-                name = words[i - 4]
-                kind = dict(story.creatures)[name]
-                assert words[i] == (KINDS[kind] if is_careless else KINDS[dict(story.fears)[kind]])
-            else:
-                assert text.count(" ".join(words[i - 3 : i + 2])) >= 2  # told before
-    assert all(word[int(i)] not in NEW_NAMES for row in batch["input_ids"] for i in row[1:] if _asks(row, i, word))
-
-
-def _asks(row, i, word) -> bool:
-    at = row.tolist().index(int(i))
-    return at >= 2 and word[int(row[at - 2])] == "what"
 
 
 def test_numbers_that_there_are_not_are_refused():

@@ -21,13 +21,15 @@ from inscape.steer.closed_answers import MEASURES, Answered, closed_answers
 from inscape.steer.kl_search import search_strength
 from inscape.steer.sweep_answers import Vector, random_like
 
+SLACK = 0.05  # of the KL
+
 
 @dataclass(frozen=True, eq=False)
 class EqualKl:
     """Vectors and random ones, each at the strength where the mean KL is the same.
 
     plain: the model as it is. vectors, random: what it answers under each. strengths: of the vectors by name;
-    random_strengths: NaN of a random one that never moves predictions so far, which is left out of `random`.
+    random_strengths. A vector that never moves predictions so far has the strength NaN, and is left out of the answers.
     """
 
     kl: float
@@ -38,15 +40,21 @@ class EqualKl:
     random_strengths: list[float]
 
     def change(self, name: str, measure: str = "mass") -> float:
-        """How much a vector changes the mean of a measure."""
-        return self._change(self.vectors[name], measure)
+        """How much a vector changes the mean of a measure; NaN of one that never moves predictions so far."""
+        if name not in self.strengths:
+            raise InputError(f"no vector is called {name!r}; there are {', '.join(self.strengths)}.")
+        return self._change(self.vectors[name], measure) if name in self.vectors else float("nan")
 
     def random_changes(self, measure: str = "mass") -> Float[Tensor, " random"]:
         return torch.tensor([self._change(one, measure) for one in self.random], dtype=torch.float64)
 
     def rank(self, name: str, measure: str = "mass") -> int:
-        """The vector's place among the random ones and itself: 1 where it raises the measure more than all of them."""
-        return 1 + int((self.random_changes(measure) >= self.change(name, measure)).sum())
+        """The vector's place among the random ones and itself: 1 where it raises the measure more than all of them.
+
+        The last of one that never moves predictions so far.
+        """
+        mine = self.change(name, measure)
+        return 1 + (int((self.random_changes(measure) >= mine).sum()) if mine == mine else len(self.random_strengths))
 
     def _change(self, found: Answered, measure: str) -> float:
         if measure not in MEASURES:
@@ -63,8 +71,7 @@ def beside_random(
 
     vectors: by name, all at the same sites; give `-vector` under a name of its own for the other sign.
     Cost: about eight forwards of every prompt for each vector and each random one.
-    Raises: InputError for a KL that is not above 0, no vectors, or n below 1; NotConvergedError where a vector never
-    reaches the KL; as `closed_answers`.
+    Raises: InputError for a KL that is not above 0, no vectors, or n below 1; as `closed_answers`.
     """
     if not kl > 0 or n < 1 or not vectors:
         raise InputError(f"beside_random({len(vectors)} vectors, kl={kl}, n={n}): a KL above 0, and one of each.")
@@ -72,29 +79,31 @@ def beside_random(
         check_model(vector, model)
     asked = closed_answers(model, prompts, right, answers, batch_rows=batch_rows)
 
-    def at_kl(vector: Vector, first: float) -> tuple[float, Answered]:
+    def at_kl(vector: Vector, first: float) -> tuple[float, Answered | None]:
         seen: dict[float, Answered] = {}
 
         def measure(alpha: float) -> float:
             seen[alpha] = asked.of(add(vector, alpha, unit=unit, at=at, keep_norm=keep_norm))
             return float(seen[alpha].kl.mean())
 
-        alpha = search_strength(measure, kl, first=first)
+        try:
+            alpha = search_strength(measure, kl, first=first)
+        except NotConvergedError:
+            return float("nan"), None
+        if alpha not in seen or float(seen[alpha].kl.mean()) < (1 - SLACK) * kl:  # it jumps over it
+            return float("nan"), None
         return alpha, seen[alpha]
 
-    found: dict[str, tuple[float, Answered]] = {}
+    found: dict[str, tuple[float, Answered | None]] = {}
     for k, (name, vector) in enumerate(vectors.items()):
         tell(progress, f"{name} at {kl:g} nats", k / (n + len(vectors)))
         found[name] = at_kl(vector, 1.0)
-    drawn, first = [], next(iter(found.values()))[0]
+    drawn: list[tuple[float, Answered | None]] = []
     for k, vector in enumerate(random_like(next(iter(vectors.values())), n, seed)):
         tell(progress, f"random vector {k + 1} of {n}", (k + len(vectors)) / (n + len(vectors)))
-        try:
-            drawn.append(at_kl(vector, first))
-            first = drawn[-1][0]
-        except NotConvergedError:
-            drawn.append((float("nan"), None))
+        known = [s for s, _ in (*found.values(), *drawn) if s == s]
+        drawn.append(at_kl(vector, known[-1] if known else 1.0))
     return EqualKl(
-        kl, asked.plain, {name: a for name, (_, a) in found.items()}, [a for _, a in drawn if a is not None],
-        {name: s for name, (s, _) in found.items()}, [s for s, _ in drawn],
+        kl, asked.plain, {name: a for name, (_, a) in found.items() if a is not None},
+        [a for _, a in drawn if a is not None], {name: s for name, (s, _) in found.items()}, [s for s, _ in drawn],
     )  # fmt: skip

@@ -18,14 +18,22 @@ from inscape.core.errors import InputError
 KINDS = {"wolf": "wolves", "mouse": "mice", "cat": "cats", "sheep": "sheep", "dog": "dogs", "horse": "horses",
          "lion": "lions", "snake": "snakes"}  # fmt: skip
 PLURALS = tuple(KINDS.values())
-NAMES, NEW_NAMES = (
-    tuple(line.split())
-    for line in (
-        "gertrude winona emily jessica bernhard lily greg brian julius daniel sandra mary john bill fred jeff julie "
-        "sumit antoine yann jason helen oscar ruth simon tessa vera wanda",
-        "felix ingrid karla ludwig nora otto petra ursula",
-    )
+NAMES = (
+    "gertrude",
+    "winona",
+    "emily",
+    "jessica",
+    "bernhard",
+    "lily",
+    "greg",
+    "brian",
+    "julius",
+    "sumit",
+    "yann",
+    "vera",
 )
+NEW_NAMES = ("antoine", "karla", "otto", "wanda")
+MOST_NAMES = 8  # in a story
 _SAID = "are afraid of is a what . ?"
 WORDS = (*KINDS, *(p for s, p in KINDS.items() if p != s), *NAMES, *NEW_NAMES, *_SAID.split())
 
@@ -86,10 +94,10 @@ def deductions(
     Raises: InputError for no stories, or numbers of kinds (2 to 8) or names (1 to 8) that there are not.
     """
     (few, most), (least, last) = (_range(x) for x in (kinds, names))
-    if n < 1 or not 2 <= few <= most <= len(KINDS) or not 1 <= least <= last <= len(NEW_NAMES):
+    if n < 1 or not 2 <= few <= most <= len(KINDS) or not 1 <= least <= last <= MOST_NAMES:
         raise InputError(
             f"deductions({n}, kinds={kinds}, names={names}): one story or more, of 2 to {len(KINDS)} kinds and 1 to "
-            f"{len(NEW_NAMES)} names."
+            f"{MOST_NAMES} names."
         )
     rng = random.Random(f"deduction {seed}")
     return [_drawn(rng, rng.randint(few, most), rng.randint(least, last), new_names) for _ in range(n)]
