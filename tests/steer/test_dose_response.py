@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,8 @@ def test_batches_do_not_matter():
 def test_a_planted_direction_is_found_and_its_controls_are_not():
     """The direction that raises the scores of token 5: all that is generated becomes it, and no control does that."""
     model = gpt2()
-    planted = ins.Direction("layers.2.resid_post", model.module.lm_head.weight[5].detach().clone())
+    head: Any = model.module.lm_head
+    planted = ins.Direction("layers.2.resid_post", head.weight[5].detach().clone())
     judge = Judge("fives", lambda texts, _: [t.split().count("5") / len(t.split()) for t in texts], False)
     shuffles = [direction("layers.2.resid_post", seed) for seed in range(10, 30)]
     found = dose_response(

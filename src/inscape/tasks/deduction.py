@@ -18,21 +18,8 @@ from inscape.core.errors import InputError
 KINDS = {"wolf": "wolves", "mouse": "mice", "cat": "cats", "sheep": "sheep", "dog": "dogs", "horse": "horses",
          "lion": "lions", "snake": "snakes"}  # fmt: skip
 PLURALS = tuple(KINDS.values())
-NAMES = (
-    "gertrude",
-    "winona",
-    "emily",
-    "jessica",
-    "bernhard",
-    "lily",
-    "greg",
-    "brian",
-    "julius",
-    "sumit",
-    "yann",
-    "vera",
-)
-NEW_NAMES = ("antoine", "karla", "otto", "wanda")
+NAMES = ("gertrude", "winona", "emily", "jessica", "bernhard", "lily")
+NEW_NAMES = ("brian", "wanda")
 MOST_NAMES = 8  # in a story
 _SAID = "are afraid of is a what . ?"
 WORDS = (*KINDS, *(p for s, p in KINDS.items() if p != s), *NAMES, *NEW_NAMES, *_SAID.split())
