@@ -1,6 +1,8 @@
 """Directions trained through the frozen model: the obvious loop's losses, targets made likelier, weights untouched."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def examples(n: int = 12, seed: int = 0) -> tuple[list[list[int]], list[list[int
     return prompts, [[11, 22, 33][: 1 + i % 3] for i in range(n)]
 
 
-def by_hand(model: ins.Model, prompt: list[int], target: list[int], edits: list = ()) -> float:
+def by_hand(model: ins.Model, prompt: list[int], target: list[int], edits: Sequence[ins.Edit] = ()) -> float:
     scores = ins.run(model, [[*prompt, *target]], edits=edits, output=True).output.logits[0].log_softmax(-1)
     return -sum(float(scores[len(prompt) - 1 + i, t]) for i, t in enumerate(target)) / len(target)
 
@@ -76,7 +78,8 @@ def test_at_the_last_stream_one_step_goes_along_the_gradient_of_the_head():
     model = gpt2()
     site = "final_norm"
     made = optimise_direction(model, site, [[1, 2, 3]], [[7]], positions="last", steps=150, lr=0.1)
-    head = model.module.lm_head.weight.detach()
+    module: Any = model.module
+    head = module.lm_head.weight.detach()
     state = ins.run(model, [[1, 2, 3]], read=site, reduce="last")[site][0] + made.direction.vector
     left = torch.softmax(head @ state, 0) @ head - head[7]  # the gradient by the state: 0 where nothing is to be gained
     assert float(left.norm()) < 0.05 * float(head[7].norm())
@@ -97,19 +100,40 @@ def test_the_model_is_as_it_was():
     assert not module.training
 
 
+def general_of(model: ins.Model) -> ins.Direction:
+    return ins.Direction(SITE, 3 * torch.randn(32, generator=torch.Generator().manual_seed(2)), "", model.fingerprint)
+
+
 def test_no_longer_than_asked_beside_what_is_fixed_and_under_exchanged_targets():
     model, (prompts, targets) = gpt2(), examples()
     made = optimise_direction(model, SITE, prompts, targets, steps=40, lr=0.2, max_norm=1.5)
     assert float(made.direction.vector.norm()) <= 1.5 * (1 + 1e-5)
-    general = ins.add(optimise_direction(model, SITE, prompts, targets, steps=40).direction)
+    general = ins.add(general_of(model))
     more = optimise_direction(model, SITE, prompts, targets, steps=20, static=[general])
     assert more.before == pytest.approx(float(target_losses(model, prompts, targets, edits=[general]).mean()), rel=1e-4)
+    placed = optimise_direction(
+        model, SITE, prompts, targets, steps=3, static=general_of(model), positions="predicting"
+    )
+    there = target_losses(model, prompts, targets, directions=[general_of(model)], positions="predicting")
+    assert placed.before == pytest.approx(float(there.mean()), rel=1e-4)
+    assert abs(placed.before - more.before) > 1e-3
     own = [[10 + i] for i in range(12)]
     dark = optimise_direction(model, SITE, prompts, own, steps=5, control="shuffle")
     assert dark.direction.source == "shuffle control trained on 12 targets"
     true = optimise_direction(model, SITE, prompts, own, steps=5)
     assert not torch.allclose(true.direction.vector, dark.direction.vector, atol=1e-3)
     assert targets == examples()[1]
+
+
+def test_losses_under_directions_are_those_of_each_text_steered_where_it_is_asked():
+    model, (prompts, targets) = gpt2(), examples(5)
+    got = target_losses(model, prompts, targets, directions=[general_of(model)], positions="predicting", batch_rows=2)
+    for loss, prompt, target in zip(got, prompts, targets, strict=True):
+        where = slice(len(prompt) - 1, len(prompt) + len(target) - 1)
+        one = by_hand(model, prompt, target, [ins.add(general_of(model), at=where)])
+        assert float(loss) == pytest.approx(one, rel=1e-3)
+    with pytest.raises(ins.InputError, match="'first' is none of 'all'"):
+        target_losses(model, prompts, targets, positions="first")
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "last", "predicting"])

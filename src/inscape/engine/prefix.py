@@ -51,9 +51,7 @@ class Prefix:
         it is believed: a row that is gone on from must end as an ordinary run does.
         Cost: one run without the last columns, and its keys and values.
         """
-        if "prefix" not in model.plans:
-            model.plans["prefix"] = _off(model, rows[0])
-        if model.plans["prefix"] is not None:
+        if not goes_on(model, rows[0]):
             return None
         by_length: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
@@ -107,8 +105,7 @@ def _cached(model: Model, ids: Tensor, batch: int) -> Any:
 def _resumed(model: Model, group: _Group, index: Tensor, edits: Sequence[Edit], grad: bool) -> Tensor:
     ids, length = group.ids[index], group.ids.shape[1]
     rest = ids[:, group.cut :]
-    cache = copy.copy(group.cache)
-    cache.layers = [_rows(layer, index) for layer in group.cache.layers]
+    cache = cache_of(group.cache, index)
     mask = torch.ones_like(rest).bool()
     columns = Columns(None, None, None, model.main_prefixes)
     columns.step = Step(group.cut, length, torch.arange(length).expand(len(ids), length), rest, length)
@@ -122,11 +119,21 @@ def _resumed(model: Model, group: _Group, index: Tensor, edits: Sequence[Edit], 
     return out.logits[:, -1]
 
 
-def _rows(layer: Any, index: Tensor) -> Any:
-    """Some rows of a layer's cache; what is kept is not written to."""
-    some = copy.copy(layer)
-    some.keys, some.values = (x[index.to(x.device)] for x in (layer.keys, layer.values))
+def cache_of(cache: Any, index: Tensor | None) -> Any:
+    """Some rows of a cache (None: all) to go on from; what is kept is not written to."""
+    some = copy.copy(cache)
+    some.layers = [copy.copy(layer) for layer in cache.layers]
+    if index is not None:
+        for layer in some.layers:
+            layer.keys, layer.values = (x[index.to(x.device)] for x in (layer.keys, layer.values))
     return some
+
+
+def goes_on(model: Model, row: Sequence[int]) -> bool:
+    """Can this model go on from a cache of keys and values? Tried once, on a few tokens of a row."""
+    if "prefix" not in model.plans:
+        model.plans["prefix"] = _off(model, row)
+    return model.plans["prefix"] is None
 
 
 def _off(model: Model, row: Sequence[int]) -> str | None:

@@ -3,8 +3,9 @@
 Every token:
 1. The driver reads the running text; its state at the last token has a category in a taxonomy.
 2. The executor reads it too. Where both would go on with the same token, that is it.
-3. Elsewhere the executor is run with the category's vector (and a general one) at several strengths and places, all
-   in one batch; each run proposes its likeliest token, and the one that the driver finds likeliest is taken.
+3. Elsewhere the executor is run with the category's vector (and a general one) at several strengths, all in one batch,
+   for each of several places; each run proposes its likeliest token, and the one that the driver finds likeliest is
+   taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,8 @@ from inscape.core.edits.add import add
 from inscape.core.errors import InputError, ModelError, SiteError
 from inscape.core.positions import Newest
 from inscape.core.progress import Progress, tell
-from inscape.engine.forward import run
 from inscape.engine.inputs import prepare, tokenizer_of
+from inscape.engine.reading_on import ReadingOn
 from inscape.models.model import Model
 
 CONTROLS = ("random_latent", "random_vector", "sampled")
@@ -32,8 +33,8 @@ Window = str | int
 class Hybrid:
     """A text that two models wrote. tokens: [batch, new], -1 behind a row's end.
 
-    latent: the driver's category at each token; steered: was the executor steered there (else the two agreed)?
-    coefficient, window: of the proposal taken (window 0: all tokens); NaN and -1 where none was.
+    latent: the driver's category at each token; steered: did the two disagree there, so that proposals were made?
+    coefficient, window: of the proposal taken (window 0: all tokens); NaN and -1 where nothing was steered.
     """
 
     text: tuple[str, ...]
@@ -45,7 +46,7 @@ class Hybrid:
 
     @property
     def share(self) -> float:
-        """The share of tokens that were steered."""
+        """The share of tokens that were steered (under "sampled": drawn)."""
         real = self.tokens >= 0
         return float(self.steered[real].float().mean()) if bool(real.any()) else 0.0
 
@@ -71,12 +72,12 @@ def hybrid_generate(
     taxonomy: anything fitted with `predict(rows)` giving a category a row, such as `read.behaviour.BehaviourTaxonomy`;
     site: where the driver's states that it reads are. vectors: category -> direction at one site of the executor, as
     `steer.optimise_direction` trains them; a category without one is steered by `bias` alone. bias: added with every
-    vector. windows: "all" tokens so far, or the last N.
+    vector; with no `vectors` it steers alone, whatever the category. windows: "all" tokens so far, or the last N.
     control: "random_latent" draws the category; "random_vector" has random vectors as long in the place of all;
     "sampled" does not steer at all: as many proposals are drawn from the executor's own distribution, and the driver
     selects among them all the same. The selection alone leaks what the driver knows: read the result beside this one.
-    Cost: a token: one forward of each model over the whole text (a vector on past tokens leaves no cache valid), and
-    one of the executor for every coefficient and window of the rows that disagree.
+    Cost: a token: one new column of each model, and of rows that disagree, for every coefficient, the executor's last N
+    columns for a window of N and its whole text for "all", where a vector on past tokens leaves no cache valid.
     Raises: ModelError for models with other tokens; SiteError for vectors at several sites; InputError.
     Source: Venhoff et al. 2025, arXiv:2510.07364; there vectors are trained at a block's input and added at its output,
     here both at the site they are for; models of two tokenizers are theirs, not ours.
@@ -95,29 +96,31 @@ def hybrid_generate(
             "driver and executor have other tokens: what one proposes, the other cannot read.\n"
             "  take a base model and its own tuned version."
         )
-    writer = _Writer(driver, executor, taxonomy, site, _table(vectors, bias, executor), tuple(coefficients),
-                     tuple(windows), control, torch.Generator().manual_seed(seed))  # fmt: skip
+    table = _table(vectors, bias, executor)
     prepared = prepare(executor, prompts, side="left")
     if prepared.tokens is None or prepared.mask is None:
         raise InputError("a hybrid continues texts or token ids; these inputs have none.")
     texts = [row[m].tolist() for row, m in zip(prepared.tokens, prepared.mask.bool(), strict=True)]
-    rows, ends = len(texts), _ends(executor)
+    widest = max([1, *(int(w) for w in windows if w != "all")])
+    writer = _Writer(ReadingOn(driver, texts), ReadingOn(executor, texts, widest), taxonomy, site, table,
+                     tuple(coefficients), tuple(windows), control, torch.Generator().manual_seed(seed))  # fmt: skip
+    rows, ends = len(texts), torch.tensor(sorted(_ends(executor)))
     noted: list[dict[str, Tensor]] = []
-    active = list(range(rows))
+    active = torch.arange(rows)
     for i in range(max_new_tokens):
         tell(progress, "writing together", i / max_new_tokens)
-        step = writer.step([texts[r] for r in active])
+        step = writer.step()
         wide = {"tokens": torch.full((rows,), -1), "latent": torch.full((rows,), -1),
                 "steered": torch.zeros(rows, dtype=torch.bool), "coefficient": torch.full((rows,), torch.nan),
                 "window": torch.full((rows,), -1)}  # fmt: skip
         for name, value in step.items():
             wide[name][active] = value
         noted.append(wide)
-        for r, token in zip(active, step["tokens"].tolist(), strict=True):
-            texts[r].append(token)
-        active = [r for r in active if texts[r][-1] not in ends]
-        if not active:
+        on = ~torch.isin(step["tokens"], ends)
+        if not bool(on.any()):
             break
+        writer.go_on(step["tokens"], on)
+        active = active[on]
     out = {name: torch.stack([n[name] for n in noted], 1) for name in noted[0]}
     tokenizer = tokenizer_of(executor)
     said = tuple(tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in out["tokens"])
@@ -131,8 +134,8 @@ def gap_recovered(base: float, hybrid: float, thinking: float) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class _Writer:
-    driver: Model
-    executor: Model
+    driver: ReadingOn
+    executor: ReadingOn
     taxonomy: Any
     site: str
     table: "_Table"
@@ -141,19 +144,25 @@ class _Writer:
     control: str | None
     draw: torch.Generator
 
-    def step(self, texts: list[list[int]]) -> dict[str, Tensor]:
+    def go_on(self, tokens: Int[Tensor, " batch"], on: Bool[Tensor, " batch"]) -> None:
+        for reading in (self.driver, self.executor):
+            reading.append(tokens)
+            if not bool(on.all()):
+                reading.keep(on.nonzero()[:, 0])
+
+    def step(self) -> dict[str, Tensor]:
         """The next token of every text, and how it came about."""
-        seen = run(self.driver, texts, read={"x": (self.site, "last")}, output="last")
-        known = _scores(seen.output).log_softmax(-1)
+        scores, seen = self.driver.look(read={"x": self.site})
+        known = scores.float().cpu().log_softmax(-1)
         latent = torch.as_tensor(self.taxonomy.predict(seen["x"].float())).cpu().long()
-        own = _scores(run(self.executor, texts, output="last").output)
+        own = self.executor.look()[0].float().cpu()
         token = own.argmax(-1)
         steered = known.argmax(-1) != token
-        coefficient = torch.full((len(texts),), torch.nan)
-        window = torch.full((len(texts),), -1)
+        coefficient = torch.full((len(token),), torch.nan)
+        window = torch.full((len(token),), -1)
         at = steered.nonzero()[:, 0]
         if len(at):
-            some, category = [texts[i] for i in at.tolist()], latent[at]
+            category = latent[at]
             if self.control == "sampled":
                 n = len(self.coefficients) * len(self.windows)
                 proposals = torch.multinomial(own[at].softmax(-1), n, replacement=True, generator=self.draw)
@@ -161,7 +170,7 @@ class _Writer:
                 if self.control == "random_latent":
                     category = torch.randint(self.table.n, (len(at),), generator=self.draw)
                 added = self.table.of(category, self.draw if self.control == "random_vector" else None)
-                proposals = self._proposals(some, added)
+                proposals = self._proposals(at, added)
             best = known[at].gather(1, proposals).argmax(1)
             token[at] = proposals.gather(1, best[:, None])[:, 0]
             if self.control != "sampled":
@@ -171,17 +180,18 @@ class _Writer:
                 window[at] = widths[which]
         return {"tokens": token, "latent": latent, "steered": steered, "coefficient": coefficient, "window": window}
 
-    def _proposals(self, texts: list[list[int]], added: Float[Tensor, "batch d"]) -> Int[Tensor, "batch n"]:
-        """The likeliest token of each text under every window and coefficient, in this order."""
+    def _proposals(self, rows: Int[Tensor, " some"], added: Float[Tensor, "some d"]) -> Int[Tensor, "some n"]:
+        """The likeliest token of each row under every window and coefficient, in this order."""
         found = []
+        times = torch.tensor(self.coefficients)
+        vector = (added[:, None] * times[:, None]).flatten(0, 1)
+        many = rows.repeat_interleave(len(times))
         for window in self.windows:
-            times = torch.tensor(self.coefficients)
-            vector = (added[:, None] * times[:, None]).flatten(0, 1)
-            many = [text for text in texts for _ in self.coefficients]
-            at = "all" if window == "all" else Newest(int(window))
+            everywhere = window == "all"
+            at = "all" if everywhere else Newest(int(window))
             edit = add(Direction(self.table.site, vector, "hybrid", self.table.model), at=at)
-            scores = _scores(run(self.executor, many, edits=[edit], output="last").output)
-            found.append(scores.argmax(-1).unflatten(0, (len(texts), len(self.coefficients))))
+            scores, _ = self.executor.look([edit], rows=many, whole=everywhere)
+            found.append(scores.argmax(-1).cpu().unflatten(0, (len(rows), len(times))))
         return torch.cat(found, 1)
 
 
@@ -218,10 +228,6 @@ def _table(vectors: Mapping[int, Direction], bias: Direction | None, executor: M
     zero = torch.zeros_like(every[0].vector, dtype=torch.float32, device="cpu")
     held = {int(c): d.vector.detach().float().cpu() for c, d in vectors.items()}
     return _Table(sites[0], found, held, zero if bias is None else bias.vector.detach().float().cpu())
-
-
-def _scores(output: Any) -> Float[Tensor, "batch vocab"]:
-    return output.logits[:, -1].float().cpu()
 
 
 def _vocabulary(model: Model) -> dict[str, int]:

@@ -60,7 +60,7 @@ def optimise_direction(
     targets: Sequence[Any],
     *,
     positions: str = "all",
-    static: Edit | Sequence[Edit] = (),
+    static: Edit | Direction | Sequence[Edit | Direction] = (),
     kind: str = "vector",
     rank: int = 4,
     steps: int = 200,
@@ -79,9 +79,9 @@ def optimise_direction(
     this where that does too little, and test on prompts it was not trained on, as it overfits few.
 
     positions: where it acts: "all", "prompt", "last" (of the prompt), "target", "predicting" (the tokens whose next
-    one is the target's). static: edits that act meanwhile and are not trained, such as a general direction.
-    kind: "vector"; "low_rank": `x + B A x`, of `rank`; "gated": a vector times a gate between 0 and 1 that a small net
-    reads from the state. lr: falls as a cosine. max_norm: longest vector (of "low_rank": largest Frobenius norm of A
+    one is the target's). static: what acts meanwhile and is not trained: edits, or directions, added where the new one
+    is. kind: "vector"; "low_rank": `x + B A x`, of `rank`; "gated": a vector times a gate between 0 and 1 that a small
+    net reads from the state. lr: falls as a cosine. max_norm: longest vector ("low_rank": largest Frobenius norm of A
     and of B). coldness: what scores are multiplied by in the loss (0.7 asks for surer targets). control: "shuffle"
     gives each prompt another one's target.
     Cost: `steps` forwards and backwards of batch_rows texts from the site on; scores at the targets' tokens only.
@@ -105,18 +105,22 @@ def optimise_direction(
         order = torch.randperm(len(examples), generator=generator)
         partner = dict(zip(order.tolist(), order.roll(1).tolist(), strict=True))
         examples.targets[:] = [examples.targets[partner[i]] for i in range(len(examples))]
-    fixed = [static] if isinstance(static, Edit) else list(static)
+    held = [static] if isinstance(static, (Edit, Direction)) else list(static)
+
+    def fixed(batch: Batch) -> list[Edit]:
+        return [add(one, at=batch.places(positions)) if isinstance(one, Direction) else one for one in held]
+
     width = _width(model, site, examples)
     learned = _Learned(kind, site, width, rank, max_norm, generator).to(model.device)
 
     def losses(module: _Learned, batch: Batch, grad: bool = True) -> Tensor:
         edit = module.edit(batch.places(positions))
-        return examples.losses(batch, [*fixed, edit], coldness=coldness if grad else 1.0, grad=grad)
+        return examples.losses(batch, [*fixed(batch), edit], coldness=coldness if grad else 1.0, grad=grad)
 
     rows_of = partial(_rows, len(examples), min(batch_rows, len(examples)), seed)
     with frozen(model):
         with torch.no_grad():
-            before = _mean(examples, batch_rows, lambda batch: examples.losses(batch, fixed))
+            before = _mean(examples, batch_rows, lambda batch: examples.losses(batch, fixed(batch)))
         _check_reached(learned, losses(learned, examples.batch(rows_of(0))), site, positions)
         history = fit(
             learned, lambda step: examples.batch(rows_of(step)), lambda module, batch: losses(module, batch).mean(),

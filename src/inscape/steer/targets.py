@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from inscape.core.direction import Direction
 from inscape.core.edit import Edit
+from inscape.core.edits.add import add
 from inscape.core.errors import InputError, ModelError
 from inscape.engine.forward import run
 from inscape.engine.inputs import check_vocabulary, pad_of, padded, tokenizer_of
@@ -113,20 +115,32 @@ class Examples:
 
 
 def target_losses(
-    model: Model, prompts: Sequence[Any], targets: Sequence[Any], *, edits: Sequence[Edit] = (), batch_rows: int = 8
+    model: Model,
+    prompts: Sequence[Any],
+    targets: Sequence[Any],
+    *,
+    edits: Sequence[Edit] = (),
+    directions: Sequence[Direction] = (),
+    positions: str = "all",
+    batch_rows: int = 8,
 ) -> Float[Tensor, " n"]:
     """Cross-entropy of each target given its prompt, in nats a token: how likely the model finds the text.
 
     Give edits that act everywhere, at the prompt or row-independent positions; they see prompt and target as one text.
+    directions: added at `positions` of each example, as `optimise_direction` trains them there.
     Cost: one forward an example, scores at the target's tokens only.
-    Raises: InputError for lists of unlike length or texts without tokens; ModelError without scores.
+    Raises: InputError for lists of unlike length, texts without tokens, other positions; ModelError without scores.
     """
+    if positions not in POSITIONS:
+        raise InputError(f"positions={positions!r} is none of {', '.join(map(repr, POSITIONS))}.")
     examples = Examples.of(model, prompts, targets)
     order = sorted(range(len(examples)), key=lambda i: len(examples.prompts[i]) + len(examples.targets[i]))
     out = torch.zeros(len(examples))
     for start in range(0, len(order), batch_rows):
         rows = order[start : start + batch_rows]
-        out[rows] = examples.losses(examples.batch(rows), edits).float().cpu()
+        batch = examples.batch(rows)
+        added = [add(d, at=batch.places(positions)) for d in directions]
+        out[rows] = examples.losses(batch, [*edits, *added]).float().cpu()
     return out
 
 
