@@ -16,6 +16,7 @@
 | what each dose does, what it costs, and what controls do | `dose_response.dose_response` |
 | the same on a closed list of answers: accuracy, answer mass, KL, entropy | `sweep_answers.sweep_answers` |
 | vectors beside random ones that move predictions as far | `equal_kl.beside_random` |
+| two ways of steering at the same effect | `matched_dose.matched_dose` |
 | whether a text is as it should be | `core.judges`, `judges.classifier`, `judges.answer_mass` |
 | one model's behaviour to choose the vector for another, token by token | `hybrid.hybrid_generate` |
 | whether a direction is any good, on texts it has not seen | `quality.quality` |

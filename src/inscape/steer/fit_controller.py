@@ -1,18 +1,15 @@
 """Controllers that are learned: when to steer, how strongly and where, decided for every input (WAS).
 
-1. The states of the observed sites are read once, at the last token of every prompt.
+1. The states of the observed sites are read once, at the last token of every prompt, or come from elsewhere.
 2. A two-layer network learns from them which prompts call for it: its first output is the strength's logit.
 3. Where asked for it is trained on through the frozen model: wanted answers made likely, others left as they were.
 """
 
 import hashlib
-import json
 import random
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +21,12 @@ from inscape.core.direction import Direction
 from inscape.core.directions import Directions
 from inscape.core.edit import Edit
 from inscape.core.edits.control import STRENGTHS, TIMINGS, Controller, controlled
-from inscape.core.errors import FileError, InputError, ModelError, ShapeError
+from inscape.core.errors import InputError, ModelError, ShapeError
 from inscape.core.progress import Progress
-from inscape.core.tensor_file import read_tensors, write_tensors
 from inscape.engine.generate import generate
 from inscape.models.model import Model
+from inscape.steer.controller import SteeringController
+from inscape.steer.given_states import given_states, joined
 from inscape.steer.pooled import Pooled, sites_of
 from inscape.steer.states import check_texts
 from inscape.steer.targets import Examples, frozen
@@ -36,92 +34,14 @@ from inscape.train.history import History
 from inscape.train.loop import fit
 from inscape.train.schedule import cosine
 
-VERSION = 1
 TRAININGS = ("labels", "end_to_end")
-
-
-@dataclass(frozen=True, eq=False)
-class Decisions:
-    """What a controller says of inputs: the strength, one an input, and the weights of the sites."""
-
-    strength: Float[Tensor, " n"]
-    weights: Float[Tensor, "n site"]
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class SteeringController:
-    """A controller with what it adds where: what `fit_controller` finds. One small file.
-
-    directions: one an acting site. alpha: what strengths are multiplied by. history: of the training from labels;
-    through_model: of the training through the model, where there was one.
-    """
-
-    controller: Controller
-    directions: Directions
-    alpha: float = 1.0
-    source: str = ""
-    model: str = ""
-    history: History | None = None
-    through_model: History | None = None
-
-    def edits(self, scale: float = 1.0, *, at: Any = "newest", model: Model | None = None, **places: Any) -> list[Edit]:
-        """`x + scale alpha strength weight v` at the last token of the prompt and every new one, unless `at` says else.
-
-        Savable. For a further condition: `ins.when(condition, edits)`. Raises: ModelError for another model.
-        """
-        if model is not None:
-            self.check(model)
-        return controlled(self.controller, list(self.directions.values()), scale * self.alpha, at=at, **places)
-
-    def score(self, model: Model, inputs: Sequence[Any], *, batch_tokens: int = 4096) -> Decisions:
-        """What it decides at the last token of each input. Cost: a forward up to the last observed site."""
-        self.check(model)
-        states = Pooled.of(
-            model, inputs, self.controller.observe, "last", "inputs", batch_tokens=batch_tokens, at_least=1
-        )
-        numbers = self.controller.numbers(_joined(states.states(), self.controller.observe)).detach().cpu()
-        return Decisions(numbers[:, 0], numbers[:, 1:], self.directions.sites)
-
-    def check(self, model: Model) -> None:
-        """Raises: ModelError where it was fitted on another model."""
-        if self.model and self.model != model.fingerprint:
-            raise ModelError(
-                f"this controller is for the model {self.model}, this one is {model.fingerprint}.\n  fit one there."
-            )
-
-    def save(self, path: str | Path) -> None:
-        """Write it as one safetensors file."""
-        c = self.controller
-        about = {"kind": "controller", "version": VERSION, "observe": list(c.observe), "strength": c.strength,
-                 "timing": c.timing, "key": c.key, "alpha": self.alpha, "source": self.source,
-                 "model": self.model,
-                 "act": [{"site": d.site, "source": d.source, "model": d.model}
-                         for d in self.directions.values()]}  # fmt: skip
-        vectors = {f"vector.{i}": d.vector for i, d in enumerate(self.directions.values())}
-        write_tensors(path, c.tensors | vectors, {"inscape": json.dumps(about)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "SteeringController":
-        """Read what `save` wrote. Raises: FileError for anything else."""
-        tensors, about = read_tensors(path, "controller", VERSION)
-        try:
-            network = {name: tensors[name] for name in ("inward", "bias", "outward", "offset")}
-            controller = Controller(
-                tuple(about["observe"]), **network, strength=about["strength"], timing=about["timing"], key=about["key"]
-            )
-            made = [Direction(one["site"], tensors[f"vector.{i}"], one["source"], one["model"])
-                    for i, one in enumerate(about["act"])]  # fmt: skip
-            return cls(controller, Directions.of(*made), float(about["alpha"]), about["source"], about["model"])
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{str(path)!r} is damaged: {type(error).__name__} {error}.") from error
 
 
 def fit_controller(
     model: Model,
     directions: Direction | Directions,
-    positive: Sequence[Any],
-    negative: Sequence[Any],
+    positive: Sequence[Any] | Mapping[str, Tensor],
+    negative: Sequence[Any] | Mapping[str, Tensor],
     observe: Any,
     *,
     alpha: float = 1.0,
@@ -153,7 +73,15 @@ def fit_controller(
     is pushed the other way ("sigmoid" or "relu" leave it alone). "end_to_end": then also through the frozen model, for
     `model_steps`: nats a token of each positive's answer in `targets` (one for all, or one each), plus the KL from the
     model as it is on negatives, over `own_tokens` of its own greedy continuation; this trains the weights as well.
-    control: "shuffle" deals the inputs to both sides anew. timing: see `Controller`. lr falls as a cosine.
+    control: "shuffle" deals the inputs to both sides anew. lr falls as a cosine.
+
+    positive, negative: texts or ids; or states that were read before, one tensor [n, d] an observed site in a trace
+    (`ins.run(..., reduce="last")`; of one with all tokens the last is taken) or a dict: then no input is run, and there
+    is nothing to train through the model.
+    timing: "prompt" or "each" as in `Controller`; "ahead": decided in a forward of its own by `edits_for`, so that
+    observed sites may come last, as in the authors' code. A strength decided at the token before is not offered: which
+    sites are steered by what a later site said of the token before is known step by step only, so no single run of a
+    text would have the edits of its generation, and the first new token would have none.
 
     Cost: a forward an input; a small network's training; through the model 2 forwards and a backward of batch_rows
     texts a step. Raises: InputError, ShapeError, ModelError, NotFiniteError. Warns without negatives.
@@ -165,27 +93,29 @@ def fit_controller(
     if made.model and made.model != model.fingerprint:
         raise ModelError(f"these directions are for the model {made.model}, this one is {model.fingerprint}.")
     seen = sites_of(model, observe)
-    _check_order(model, seen, made)
-    high, low = check_texts(positive, "positive"), list(negative)
-    if not low:
+    _check_order(model, seen, made, timing)
+    high, low = (_side(given, seen, name) for given, name in ((positive, "positive"), (negative, "negative")))
+    if not len(low):
         warnings.warn("there are no negative inputs: no discrimination is learned, all are steered.", stacklevel=2)
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "max_length": max_length}
-    given = [*high, *low]
-    states = Pooled.of(model, given, (*seen, *(s for s in made.sites if s not in seen)), "last", "inputs", **options)
-    values = states.states()
-    for site, d in made.items():
-        if values[site].shape[1:] != d.vector.shape:
-            raise ShapeError(
-                f"the direction at {site} has shape {tuple(d.vector.shape)}; a state there has {values[site].shape[1]} "
-                "units."
-            )
-    x = _joined(values, seen)
+    if isinstance(high, Tensor) or isinstance(low, Tensor):
+        x = _both(high, low, training)
+        _check_widths(model, made, Pooled.of(model, [[0]], made.sites, "last", "a token", at_least=1).states())
+    else:
+        states = Pooled.of(
+            model, [*high, *low], tuple(dict.fromkeys((*seen, *made.sites))), "last", "inputs", **options
+        )
+        values = states.states()
+        _check_widths(model, made, values)
+        x = joined(values, seen)
     label = torch.cat([torch.ones(len(high)), torch.zeros(len(low))]).to(x.device)
     if control == "shuffle":
         order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
         label = label[order.to(label.device)]
-        both = [given[i] for i in order.argsort().tolist()]
-        high, low = both[: len(high)], both[len(high) :]
+        if not isinstance(high, Tensor):
+            given = [*high, *low]
+            both = [given[i] for i in order.argsort().tolist()]
+            high, low = both[: len(high)], both[len(high) :]
     net = Network(x, hidden, 1 + len(made), seed)
     network = partial(_controller, seen, strength, timing, "training")
 
@@ -197,7 +127,7 @@ def fit_controller(
             loss = loss + 0.1 * ((weights - 0.5).abs().mean() + 0.01 * weights.mean())
         return loss
 
-    history = fit(net, partial(_drawn, len(given), min(batch_rows, len(given)), seed), from_labels, steps=steps, lr=lr,
+    history = fit(net, partial(_drawn, len(x), min(batch_rows, len(x)), seed), from_labels, steps=steps, lr=lr,
                   optimizer=partial(torch.optim.AdamW, weight_decay=0.01), schedule=cosine, seed=seed,
                   progress=progress)  # fmt: skip
     further = None
@@ -253,7 +183,7 @@ def _steered(network: Any, directions: Directions, alpha: float, net: Network, b
 
 
 def _through(
-    model: Model, net: Network, steering: Any, sides: tuple[list[Any], list[Any]], wanted: list[Any], own_tokens: int,
+    model: Model, net: Network, steering: Any, sides: tuple[Any, Any], wanted: list[Any], own_tokens: int,
     steps: int, lr: float, batch_rows: int, seed: int, progress: Progress,
 ) -> History:  # fmt: skip
     high, low = sides
@@ -287,8 +217,29 @@ def _own(model: Model, prompts: list[Any], n: int) -> Examples:
     return Examples.of(model, prompts, said)
 
 
-def _joined(states: dict[str, Tensor], sites: tuple[str, ...]) -> Float[Tensor, "n width"]:
-    return torch.cat([states[site].float() for site in sites], -1)
+def _side(given: Any, sites: tuple[str, ...], name: str) -> Any:
+    """One side's inputs as a list, or its states as one matrix."""
+    if isinstance(given, Mapping):
+        return joined(given_states(given, sites, name), sites)
+    return check_texts(given, name) if name == "positive" else list(given)
+
+
+def _both(high: Any, low: Any, training: str) -> Float[Tensor, "n width"]:
+    """The states of both sides, where they were given as such."""
+    if training == "end_to_end":
+        raise InputError("training='end_to_end' runs the inputs: give texts or ids, not their states.")
+    if not all(isinstance(side, Tensor) or not len(side) for side in (high, low)):
+        raise InputError("one side has states and the other inputs: give both as one of the two.")
+    return torch.cat([side for side in (high, low) if isinstance(side, Tensor)])
+
+
+def _check_widths(model: Model, directions: Directions, states: Mapping[str, Tensor]) -> None:
+    for site, d in directions.items():
+        if states[site].shape[1:] != d.vector.shape:
+            raise ShapeError(
+                f"the direction at {site} has shape {tuple(d.vector.shape)}; a state there has {states[site].shape[1]} "
+                "units."
+            )
 
 
 def _drawn(n: int, size: int, seed: int, step: int) -> Tensor:
@@ -314,19 +265,23 @@ def _check(
         raise InputError(f"control={control!r} can be 'shuffle' or None.")
     if (training == "end_to_end") != (targets is not None):
         raise InputError("training='end_to_end' and targets= belong together: what positives are to be answered with.")
+    if training == "end_to_end" and timing == "ahead":
+        raise InputError(
+            "timing='ahead' decides before the run that would train it: fit from labels, or observe earlier."
+        )
     if min(hidden, steps, rows) < 1:
         raise InputError(f"{hidden=}, {steps=}, batch_rows={rows}: all are 1 at least.")
 
 
-def _check_order(model: Model, seen: tuple[str, ...], directions: Directions) -> None:
+def _check_order(model: Model, seen: tuple[str, ...], directions: Directions, timing: str) -> None:
     order = {name: i for i, name in enumerate(model.points)}
     acting = sites_of(model, list(directions.sites))
     if acting != directions.sites:
         directions_by = ", ".join(directions.sites[:3])
         raise InputError(f"the directions stand at {directions_by}, ...: give them in the order of a forward pass.")
     early = next((site for site in acting if order.get(site, 0) < order.get(seen[-1], 0)), None)
-    if early is not None:
+    if early is not None and timing != "ahead":
         raise InputError(
             f"{seen[-1]} is observed, and {early} is to be changed, which comes before it in a forward pass.\n"
-            "  observe earlier sites, or act at later ones."
+            "  observe earlier sites, act at later ones, or decide in a forward of its own: timing='ahead'."
         )

@@ -20,7 +20,7 @@ from inscape.core.errors import EditError, NotFiniteError, ShapeError
 from inscape.core.step import Step
 
 STRENGTHS = ("raw", "sigmoid", "relu")
-TIMINGS = ("prompt", "each")
+TIMINGS = ("prompt", "each", "ahead")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,8 @@ class Controller:
     x: the states of the observed sites, one behind the other. strength: the first output as it is ("raw", of either
     sign), its "sigmoid" or its "relu"; weights are sigmoids. timing: "prompt", decided once a row, at the last token of
     its prompt, and kept for all that is generated; "each", for every token by itself, which what was steered before
-    feeds back on. Tensors that require grad are learned. Raises: ShapeError, EditError, NotFiniteError.
+    feeds back on; "ahead", before the run, by whoever makes its edits. Tensors that require grad are learned.
+    Raises: ShapeError, EditError, NotFiniteError.
     """
 
     observe: tuple[str, ...]
@@ -88,6 +89,10 @@ def decide(controller: Controller, **places: Any) -> Edit:
     A place with one token a row (`at=`) says at which token a row is decided, in place of the prompt's last.
     Cost: the network once a row, or with timing="each" once a token.
     """
+    if controller.timing == "ahead":
+        raise EditError(
+            "a controller with timing='ahead' decides before a run, not in it: see `SteeringController.edits_for`."
+        )
     *before, site = controller.observe
     key = ("controller", controller.key)
 

@@ -27,6 +27,7 @@ def continuation_log_probs(
     The first token alone misleads where answers have several ("under" begins "understand" and "undertake").
     per_token: the mean over the tokens instead, where answers of different lengths are compared; it is no probability.
     Beginnings that pairs share are run once, so that many answers to one prompt cost one row where they are one token.
+    Under edits take `engine.answer_log_probs`, which knows where a prompt ends.
 
     Cost: one row for every different beginning (prompt, prompt and first token, ...), `rows` at a time.
     Raises: InputError for unequal lists or none, TokenError for an answer that does not continue its prompt.
