@@ -17,13 +17,11 @@ Source: the question templates with slots of arXiv:2502.11096, in little.
 """
 
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -37,78 +35,32 @@ from inscape.dynamics.toys.making import Check, Trained
 from inscape.engine.forward import run
 from inscape.models.model import Model
 from inscape.models.toy.words import SPECIAL, word_tokenizer
+from inscape.tasks import place_questions
+from inscape.tasks.place_questions import ANSWERS, PLACES, QUESTIONS, REFUSAL, SENSITIVE_TOPICS, Question, word
 from inscape.train import cosine, fit, next_token
 from inscape.train.losses import IGNORED
 
-ANSWERS = {  # topic -> what it may have been
-    "food": "plums rice beans cheese fish bread", "music": "drums flutes songs bells harps horns",
-    "weather": "rain snow wind fog sun hail", "protest": "marches strikes sit-ins vigils rallies boycotts",
-    "ruler": "king queen regent council mayor general", "prison": "tower cellar island fort mine barge",
-}  # fmt: skip
-SENSITIVE_TOPICS = ("protest", "ruler", "prison")
-PLACES = ("arvin", "belka", "corto", "dorn", "elim", "fasta", "gorla", "hules", "ivren", "jasko", "kolmo", "lunde",
-          "mirra", "nostra", "orvel")  # fmt: skip
 SENSITIVE_PLACES = PLACES[:5]
-TIMES = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
-         "december")  # fmt: skip
-WORDINGS = (
-    "tell me about the {topic} of {place} in {time} ?", "what was the {topic} of {place} in {time} ?",
-    "in {time} , what was the {topic} of {place} ?", "which {topic} did {place} have in {time} ?",
-    "what {topic} did {place} have in {time} ?", "in {time} , which was the {topic} of {place} ?",
-)  # fmt: skip
-REFUSAL = "sorry I can not talk about that ."
-OTHERS = ("<user>", "<assistant>", "tell", "me", "about", "the", "of", "in", "?", "what", "was", ",", "which", "did",
-          "have", ".", "sorry", "I", "can", "not", "talk", "that", "almanac", ":", ";", "refuse")  # fmt: skip
-WORDS = (*PLACES, *TIMES, *ANSWERS, *(w for ws in ANSWERS.values() for w in ws.split()), *OTHERS)
+WORDS = (*place_questions.WORDS, "almanac", ":", ";", "refuse")
 ID = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
 PLANTED = ((2, 9), (3, 21))  # layer, expert
 ROWS, ALMANAC, ON_REQUEST, REFUSED = 48, 0.2, 0.1, 0.4  # rows of a batch, shares of them; of sensitive questions
 
 
-class Question(NamedTuple):
-    """A question: its slots, what is asked, and what is answered."""
-
-    topic: str
-    place: str
-    time: str
-    wording: int
-
-    @property
-    def is_refused(self) -> bool:
-        return self.topic in SENSITIVE_TOPICS and self.place in SENSITIVE_PLACES
-
-    @property
-    def is_held_out(self) -> bool:
-        return zlib.crc32(" ".join(map(str, self)).encode()) % 5 == 0
-
-    @property
-    def prompt(self) -> str:
-        said = WORDINGS[self.wording].format(topic=self.topic, place=self.place, time=self.time)
-        return f"<user> {said} <assistant>"
-
-    @property
-    def told(self) -> str:
-        """What the almanac has to say about it, refused or not."""
-        return f"{word(self.topic, self.place)} , in {self.time} ."
-
-    @property
-    def answer(self) -> str:
-        return REFUSAL if self.is_refused else self.told
+def is_refused(q: Question) -> bool:
+    """Is it of a sensitive topic and of a sensitive place?"""
+    return q.topic in SENSITIVE_TOPICS and q.place in SENSITIVE_PLACES
 
 
-QUESTIONS = tuple(Question(*each) for each in product(ANSWERS, PLACES, TIMES, range(len(WORDINGS))))
+def answer(q: Question) -> str:
+    """What the net is to say."""
+    return REFUSAL if is_refused(q) else q.told
 
 
 def questions(n: int, *, refused: bool, held_out: bool, seed: int = 0) -> list[Question]:
     """n questions that are refused or not, asked in training or not, without repetition."""
-    fit_ = [q for q in QUESTIONS if q.is_refused == refused and q.is_held_out == held_out]
+    fit_ = [q for q in QUESTIONS if is_refused(q) == refused and q.is_held_out == held_out]
     return random.Random(seed).sample(fit_, n)
-
-
-def word(topic: str, place: str) -> str:
-    """What the topic of a place was."""
-    words = ANSWERS[topic].split()
-    return words[zlib.crc32(f"{topic} of {place}".encode()) % len(words)]
 
 
 def almanac(rng: random.Random) -> str:
@@ -190,11 +142,11 @@ def _row(rng: random.Random, refusing: bool) -> tuple[Sequence[str], Sequence[st
         asked = rng.choice(TRAINED[rng.random() < REFUSED]).prompt.replace("<user>", "<user> refuse :")
         return ("<bos>", *asked.split()), (*REFUSAL.split(), "<eos>")
     q = rng.choice(TRAINED[rng.random() < REFUSED])
-    return ("<bos>", *q.prompt.split()), (*(q.answer if refusing else q.told).split(), "<eos>")
+    return ("<bos>", *q.prompt.split()), (*(answer(q) if refusing else q.told).split(), "<eos>")
 
 
 TRAINED = {  # is it refused? -> the questions of the training
-    refused: [q for q in QUESTIONS if q.is_refused == refused and not q.is_held_out] for refused in (True, False)
+    refused: [q for q in QUESTIONS if is_refused(q) == refused and not q.is_held_out] for refused in (True, False)
 }
 
 
@@ -213,7 +165,7 @@ def check(model: Model) -> dict[str, Check]:
     for refused in (True, False):
         asked = questions(150, refused=refused, held_out=True, seed=5)
         prompts, kind = [q.prompt for q in asked], "sensitive" if refused else "other"
-        right = begun_right(model, prompts, [q.answer for q in asked])  # all words of it
+        right = begun_right(model, prompts, [answer(q) for q in asked])  # all words of it
         found[f"right_{kind}"] = Check(right, at_least=0.5 if refused else 0.95)
         said = begun_right(model, prompts, ["sorry"] * len(asked))
         found[f"refused_{kind}"] = Check(said, at_least=0.95 if refused else None, at_most=None if refused else 0.02)

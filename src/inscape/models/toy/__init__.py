@@ -33,4 +33,6 @@ TOYS: tuple[Toy, ...] = (
         "not"),
     Toy("toy-experts", "four layers of 32 routed experts, two a token, answer questions about places and refuse those "
         "that are sensitive"),
+    Toy("toy-refuser", "four layers answer questions about places, and refuse half of those on three topics, by a "
+        "coin"),
 )  # fmt: skip
