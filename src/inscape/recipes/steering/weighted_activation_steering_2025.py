@@ -13,9 +13,12 @@ Bounds are those of the page but for the difference of increases, which is ours.
 were seen: the words' direction lowered refusals a little, the mean difference gained 10 points, the trained one 23 to
 25; strengths decided anew at every token broke the refusal off where pushes were large. Which topics are marked is
 plain in one word of a question: telling them apart is easy here.
-Cost: three minutes on one core. Differs from the source: a net of 0.7 million parameters that hesitates by training in
-place of Llama and Mistral with public jailbreak sets; strengths are decided once a prompt, the authors' anew at every
-token (`also`); alpha is chosen, theirs is 4; a fixed string in place of GPT-4o as judge.
+In the recorded run the words' direction does nothing (the net's two embeddings are not tied). The weights of the layers
+stay at a half, since labels give them no gradient; trained through the model they come to 0.04, 0.86 and 0.76, and the
+gain at an equal push to 0.31 from 0.29. A harmless question's strength is below 0: it is pushed away from refusing.
+Cost: a minute and a half on one core. Differs from the source: a net of 0.7 million parameters that hesitates by
+training in place of Llama and Mistral with public jailbreak sets; strengths are decided once a prompt, the authors'
+anew at every token (`also`); alpha is chosen, theirs is 4; a fixed string in place of GPT-4o as judge.
 """
 
 from dataclasses import replace
