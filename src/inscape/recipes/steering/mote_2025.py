@@ -20,7 +20,7 @@ import inscape as ins
 from inscape.core.drawing import Drawing
 from inscape.core.paper import Claim, Paper, Result
 from inscape.core.progress import tell
-from inscape.dynamics.toys.experts import PLANTED, almanacs, questions
+from inscape.dynamics.toys.experts import PLANTED, almanacs, answer, questions
 from inscape.engine.token_losses import token_losses
 from inscape.read.behaviour.judged import judged_rate
 from inscape.steer.experts.scores import expert_edits, score_experts
@@ -107,6 +107,6 @@ def run(model="toy-experts", *, prompts: int = 150, sets: int = 20, seed: int = 
 
 def _right(model, asked: list, edits, told: bool = False) -> float:
     said = ins.generate(model, [q.prompt for q in asked], edits, max_new_tokens=8).text
-    return sum(s.strip().startswith(q.told if told else q.answer) for s, q in zip(said, asked, strict=True)) / len(
+    return sum(s.strip().startswith(q.told if told else answer(q)) for s, q in zip(said, asked, strict=True)) / len(
         asked
     )
