@@ -171,9 +171,10 @@ def _saved(plain: Answers, edited: Answers, on: Bool[Tensor, " prompt"], level: 
     """The share of tokens saved on some prompts, both numbers of each drawn together."""
     if int(on.sum()) < 2:
         return None
-    pair = (plain.tokens[on].double(), edited.tokens[on].double())
+    pair = torch.stack([plain.tokens[on], edited.tokens[on]], 1).double()
     return bootstrap(pair, _share_saved, level=level, method="percentile", seed=seed)
 
 
-def _share_saved(before: Tensor, after: Tensor) -> float:
-    return float(1 - after.sum() / before.sum())
+def _share_saved(pair: Any) -> float:  # called thousands of times: no shapes to check
+    before, after = pair.sum(0).tolist()
+    return 1 - after / before
