@@ -35,4 +35,6 @@ TOYS: tuple[Toy, ...] = (
         "that are sensitive"),
     Toy("toy-refuser", "four layers answer questions about places, and refuse half of those on three topics, by a "
         "coin"),
+    Toy("toy-habit", "four layers work sums out in writing, slip in products, and know how to mend a slip, not when"),
+    Toy("toy-thinker", "toy-habit tuned to mend every slip, to check what was right and nothing else"),
 )  # fmt: skip
