@@ -62,6 +62,14 @@ class Direction:
     def __sub__(self, other: Any) -> "Direction":
         return _together(self, other, -1)
 
+    def meant_for(self, model: Any) -> "Direction":
+        """The same vector, said to be for this model too: its tuned or merged weights, another dtype.
+
+        Nothing is mapped: `steer.transfer` carries a direction over where the two differ. model: opened, or its
+        fingerprint; "" is any model.
+        """
+        return Direction(self.site, self.vector, self.source, str(getattr(model, "fingerprint", model)))
+
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file: the vector, and the rest as metadata."""
         about = {"kind": "direction", "version": VERSION, "site": self.site, "source": self.source, "model": self.model}

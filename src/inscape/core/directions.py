@@ -102,6 +102,10 @@ class Directions(Mapping[str, Direction]):
             made.append(Direction(name, direction.vector, direction.source, direction.model))
         return Directions.of(*made)
 
+    def meant_for(self, model: Any) -> "Directions":
+        """The same vectors, said to be for this model too: see `Direction.meant_for`."""
+        return Directions.of(*(d.meant_for(model) for d in self.values()))
+
     def __getitem__(self, site: str | Site) -> Direction:
         if str(site) not in self.by_site:
             raise self._absent(str(site))

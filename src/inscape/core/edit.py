@@ -109,6 +109,20 @@ def needed_site(site: str, name: str) -> str:
     return name.removeprefix(ELSEWHERE) if name.startswith(ELSEWHERE) else f"{site.rpartition('.')[0]}.{name}"
 
 
+def models_of(edit: Edit) -> list[str]:
+    """Fingerprints of the models that an edit's vectors, and those of its conditions, were found in."""
+    found, spec = [], edit.spec
+    while spec:
+        found += [said for part in (spec, spec.get("condition") or {}) if (said := part.get("model"))]
+        spec = spec.get("edit")
+    return found
+
+
+def meant_for(edit: Edit, model: str) -> Edit:
+    """The same edit with the fingerprint of the model it is for, which `ins.run` compares; "" is any."""
+    return replace(edit, spec={**edit.spec, "model": model}) if model and edit.spec is not None else edit
+
+
 def at_site(edit: Edit, site: str, among: tuple[str, ...] = ()) -> Edit:
     """The same edit at one concrete site, of those that it acts at."""
     return edit if edit.site == site else replace(edit, site=site, among=among)

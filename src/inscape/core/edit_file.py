@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inscape.core.direction import Direction
-from inscape.core.edit import Edit, Edits, listed
+from inscape.core.edit import Edit, Edits, listed, meant_for
 from inscape.core.edits.add import add
 from inscape.core.edits.affine import affine
 from inscape.core.edits.attend import attend
@@ -36,6 +36,7 @@ from inscape.core.positions import At, Newest, Span, Tokens
 from inscape.core.tensor_file import read_tensors, write_tensors
 
 VERSION = 1
+OF_DIRECTIONS = ("add", "project_out", "clamp", "norm_preserving_add", "controlled_add")  # whose makers know the model
 
 
 def save_edits(path: str | Path, edits: Edits, *, model: str = "") -> None:
@@ -103,8 +104,17 @@ def load_edits(path: str | Path) -> list[Edit]:
 
 
 def _rebuilt(entry: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
-    spec, site = dict(entry["spec"]), entry["site"]
-    kind = spec.pop("kind")
+    """The edit of an entry, for the model that its directions were for."""
+    spec = dict(entry["spec"])
+    model = spec.get("model", "")
+    if spec["kind"] not in OF_DIRECTIONS:
+        spec.pop("model", None)
+    made = _made(entry, spec, i, tensors)
+    return made if (made.spec or {}).get("model", "") == model else meant_for(made, model)
+
+
+def _made(entry: dict[str, Any], spec: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> Edit:
+    site, kind = entry["site"], spec.pop("kind")
     mine = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.split(".", 1)[0] == str(i)}
     places = {k: entry[k] for k in ("heads", "units", "rows") if entry[k] is not None}
     places |= {k: mine.pop(k) for k in ("heads", "units") if entry[k] == "tensor"}

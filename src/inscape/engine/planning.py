@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inscape.core.direction import Direction
 from inscape.core.directions import Directions
-from inscape.core.edit import ELSEWHERE, Edit, at_site, needed_site
+from inscape.core.edit import ELSEWHERE, Edit, at_site, models_of, needed_site
 from inscape.core.edits.contradictions import refuse_contradictions
 from inscape.core.errors import EditError, ModelError, SiteError, TokenError
 from inscape.core.positions import Span
@@ -124,6 +124,8 @@ def tasks_of(
     for edit in edits:
         if not isinstance(edit, Edit):
             raise no_edit(edit)
+        for fingerprint in models_of(edit):
+            model.check_meant(fingerprint, f"the direction of {edit!r}")
         names = names_of(model, edit.site)
         for name in names:
             concrete = _with_span(at_site(edit, name, tuple(names)), model, inputs)

@@ -18,7 +18,8 @@ class Model:
     """An opened `nn.Module` with its sites. The module is the user's own: nothing in it is replaced or copied.
 
     module: the module as given (a compiled one is opened by the module inside). tokenizer, processor: may be None.
-    family: the table that names its insides. notes: what opening it found worth saying.
+    family: the table that names its insides. notes: what opening it found worth saying. been: fingerprints that it has
+    had since it was opened: training changes them, and what was found before goes on being meant for it.
     """
 
     module: nn.Module
@@ -31,6 +32,7 @@ class Model:
     inferred: bool = False
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
     ready: bool = False
+    been: set[str] = field(default_factory=set, repr=False)
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -113,7 +115,22 @@ class Model:
         """A short name for exactly these weights: changes when any sampled weight does."""
         from inscape.models.fingerprint import fingerprint
 
-        return fingerprint(self.module)
+        found = fingerprint(self.module)
+        self.been.add(found)
+        return found
+
+    def check_meant(self, fingerprint: str, what: str = "this direction") -> None:
+        """Refuse what was found in another model: a vector of the right width means nothing there.
+
+        An empty fingerprint is meant for any. Cost: milliseconds, once for each fingerprint.
+        """
+        if not fingerprint or fingerprint in self.been or fingerprint == self.fingerprint:
+            return
+        raise ModelError(
+            f"{what} is for the model {fingerprint}, this one is {self.fingerprint}.\n"
+            "  fit it on this model, or carry it over with `steer.transfer`; if it means the same here (a tuned or "
+            "merged\n  model, another dtype), say so: direction.meant_for(model)."
+        )
 
     def check_ready(self) -> None:
         """Raises ModelError when the weights are not there to be run."""

@@ -12,10 +12,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from inscape.core.direction import same_model
-from inscape.core.edit import Edit
+from inscape.core.edit import Edit, meant_for
 from inscape.core.edits.affine import affine
 from inscape.core.edits.strength import Strengths
-from inscape.core.errors import FileError, InputError, ModelError, ShapeError, SiteError
+from inscape.core.errors import FileError, InputError, ShapeError, SiteError
 from inscape.core.tensor_file import read_tensors, write_tensors
 from inscape.models.model import Model
 from inscape.steer.merge import Merged, merge_edits
@@ -67,7 +67,7 @@ class AffineSteer:
         changed = self.support()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="affine at .* is outside", category=UserWarning)
-            made = [affine(site, w, self.bias[site], strength, **places)
+            made = [meant_for(affine(site, w, self.bias[site], strength, **places), self.model)
                     for site, w in self.weight.items() if bool(changed[site].any())]  # fmt: skip
         if isinstance(strength, (int, float)) and not 0 <= strength <= 1:
             warnings.warn(f"a strength of {strength:g} is outside [0, 1]: the maps are carried on past what they were "
@@ -119,10 +119,7 @@ class AffineSteer:
 
     def check(self, model: Model) -> None:
         """Raises: ModelError where the maps are for another model."""
-        if self.model and self.model != model.fingerprint:
-            raise ModelError(
-                f"these maps are for the model {self.model}, this one is {model.fingerprint}.\n  fit them there."
-            )
+        model.check_meant(self.model, "this map")
 
     def save(self, path: str | Path) -> None:
         """Write them as one safetensors file. Raises: InputError for composed maps: save each."""

@@ -151,11 +151,7 @@ def strengths(
 
 def check_model(direction: Direction | Directions, model: Model) -> None:
     """Raises: ModelError for a direction of another model."""
-    if direction.model and direction.model != model.fingerprint:
-        raise ModelError(
-            f"this direction is for the model {direction.model}, this one is {model.fingerprint}.\n"
-            "  fit it on this model, or carry it over with `steer.transfer` first."
-        )
+    model.check_meant(direction.model)
 
 
 @dataclass(frozen=True, eq=False)

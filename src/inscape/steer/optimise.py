@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inscape.core.direction import Direction
-from inscape.core.edit import Edit
+from inscape.core.edit import Edit, meant_for
 from inscape.core.edits.add import add
 from inscape.core.edits.learned import gated_add, low_rank_add
 from inscape.core.errors import InputError
@@ -50,7 +50,7 @@ class Optimised:
 
     def edit(self, strength: float = 1.0, **places: Any) -> Edit:
         """The edit, everywhere unless places are given; savable."""
-        return _edit(self.kind, self.site, self.tensors, strength, self.source, places)
+        return meant_for(_edit(self.kind, self.site, self.tensors, strength, self.source, places), self.model)
 
 
 def optimise_direction(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inscape.core.direction import Direction
 from inscape.core.directions import Directions
-from inscape.core.errors import InputError, ModelError, ShapeError
+from inscape.core.errors import InputError, ShapeError
 from inscape.core.nulls import Intervals, auc, random_directions
 from inscape.core.progress import Progress, tell
 from inscape.models.model import Model
@@ -97,11 +97,7 @@ def quality(
     high, low = check_texts(positive, "positive"), check_texts(negative, "negative")
     if min(len(high), len(low)) < 4:
         raise InputError(f"{len(high)} and {len(low)} texts: quality takes 4 a side at least, to halve them.")
-    if made.model and made.model != model.fingerprint:
-        raise ModelError(
-            f"these directions are for the model {made.model}, this one is {model.fingerprint}.\n"
-            "  measure them there, or carry them over with `steer.transfer` first."
-        )
+    model.check_meant(made.model)
     reader = TextStates(model, list(made.sites), position, batch_tokens, max_length)
     parts: dict[str, list[list[Tensor]]] = {site: [[], []] for site in made.sites}
     step = reader.step(2)
