@@ -72,7 +72,7 @@ def test_what_llama_cpp_would_add_is_what_the_edit_adds(tmp_path: Path) -> None:
         want = model.module(ids).logits
     for handle in handles:
         handle.remove()
-    edits = [ins.add(d) for d in ins.Directions.load_gguf(path).values()]
+    edits = [ins.add(d) for d in ins.Directions.load_gguf(path).meant_for(model).values()]
     torch.testing.assert_close(ins.run(model, ids, edits=edits, output=True).output.logits, want)
 
 

@@ -125,7 +125,7 @@ def tasks_of(
         if not isinstance(edit, Edit):
             raise no_edit(edit)
         for fingerprint in models_of(edit):
-            model.check_meant(fingerprint, f"the direction of {edit!r}")
+            model.check_meant(fingerprint, f"the direction of {edit!r} is")
         names = names_of(model, edit.site)
         for name in names:
             concrete = _with_span(at_site(edit, name, tuple(names)), model, inputs)

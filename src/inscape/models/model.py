@@ -119,7 +119,7 @@ class Model:
         self.been.add(found)
         return found
 
-    def check_meant(self, fingerprint: str, what: str = "this direction") -> None:
+    def check_meant(self, fingerprint: str, what: str = "this direction is") -> None:
         """Refuse what was found in another model: a vector of the right width means nothing there.
 
         An empty fingerprint is meant for any. Cost: milliseconds, once for each fingerprint.
@@ -127,7 +127,7 @@ class Model:
         if not fingerprint or fingerprint in self.been or fingerprint == self.fingerprint:
             return
         raise ModelError(
-            f"{what} is for the model {fingerprint}, this one is {self.fingerprint}.\n"
+            f"{what} for the model {fingerprint}, this one is {self.fingerprint}.\n"
             "  fit it on this model, or carry it over with `steer.transfer`; if it means the same here (a tuned or "
             "merged\n  model, another dtype), say so: direction.meant_for(model)."
         )

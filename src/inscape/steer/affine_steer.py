@@ -119,7 +119,7 @@ class AffineSteer:
 
     def check(self, model: Model) -> None:
         """Raises: ModelError where the maps are for another model."""
-        model.check_meant(self.model, "this map")
+        model.check_meant(self.model, "these maps are")
 
     def save(self, path: str | Path) -> None:
         """Write them as one safetensors file. Raises: InputError for composed maps: save each."""

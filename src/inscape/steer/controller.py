@@ -14,7 +14,7 @@ from inscape.core.directions import Directions
 from inscape.core.edit import Edit
 from inscape.core.edits.add import add
 from inscape.core.edits.control import Controller, controlled
-from inscape.core.errors import FileError, InputError, ModelError
+from inscape.core.errors import FileError, InputError
 from inscape.core.tensor_file import read_tensors, write_tensors
 from inscape.models.model import Model
 from inscape.steer.given_states import given_states, joined
@@ -93,10 +93,7 @@ class SteeringController:
 
     def check(self, model: Model) -> None:
         """Raises: ModelError where it was fitted on another model."""
-        if self.model and self.model != model.fingerprint:
-            raise ModelError(
-                f"this controller is for the model {self.model}, this one is {model.fingerprint}.\n  fit one there."
-            )
+        model.check_meant(self.model, "this controller is")
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file."""

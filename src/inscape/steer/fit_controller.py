@@ -21,7 +21,7 @@ from inscape.core.direction import Direction
 from inscape.core.directions import Directions
 from inscape.core.edit import Edit
 from inscape.core.edits.control import STRENGTHS, TIMINGS, Controller, controlled
-from inscape.core.errors import InputError, ModelError, ShapeError
+from inscape.core.errors import InputError, ShapeError
 from inscape.core.progress import Progress
 from inscape.engine.generate import generate
 from inscape.models.model import Model
@@ -90,8 +90,7 @@ def fit_controller(
     """
     made = Directions.of(directions) if isinstance(directions, Direction) else directions
     _check(strength, timing, training, control, targets, hidden, steps, batch_rows)
-    if made.model and made.model != model.fingerprint:
-        raise ModelError(f"these directions are for the model {made.model}, this one is {model.fingerprint}.")
+    model.check_meant(made.model, "these directions are")
     seen = sites_of(model, observe)
     _check_order(model, seen, made, timing)
     high, low = (_side(given, seen, name) for given, name in ((positive, "positive"), (negative, "negative")))

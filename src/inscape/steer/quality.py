@@ -97,7 +97,7 @@ def quality(
     high, low = check_texts(positive, "positive"), check_texts(negative, "negative")
     if min(len(high), len(low)) < 4:
         raise InputError(f"{len(high)} and {len(low)} texts: quality takes 4 a side at least, to halve them.")
-    model.check_meant(made.model)
+    model.check_meant(made.model, "these directions are")
     reader = TextStates(model, list(made.sites), position, batch_tokens, max_length)
     parts: dict[str, list[list[Tensor]]] = {site: [[], []] for site in made.sites}
     step = reader.step(2)
