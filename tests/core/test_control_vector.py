@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,14 +61,14 @@ def test_what_llama_cpp_would_add_is_what_the_edit_adds(tmp_path: Path) -> None:
     model, path = gpt2(), tmp_path / "calm.gguf"
     given_ = ins.Directions.of(*directions((1, 2), 32))
     given_.save_gguf(path)
-    ids, handles = torch.tensor([[1, 5, 9, 13]]), []
+    ids, handles, blocks = torch.tensor([[1, 5, 9, 13]]), [], [b.module for b in model.blocks]
     for tensor in gguf.GGUFReader(path).tensors:
         vector, layer = torch.from_numpy(np.array(tensor.data)), int(tensor.name.removeprefix("direction."))
 
-        def plus(_: object, __: object, out: object, vector: torch.Tensor = vector) -> object:
+        def plus(_: Any, __: Any, out: Any, vector: torch.Tensor = vector) -> Any:
             return (out[0] + vector, *out[1:]) if isinstance(out, tuple) else out + vector
 
-        handles.append(model.module.transformer.h[layer].register_forward_hook(plus))
+        handles.append(blocks[layer].register_forward_hook(plus))
     with torch.no_grad():
         want = model.module(ids).logits
     for handle in handles:
