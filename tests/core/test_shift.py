@@ -60,6 +60,12 @@ def test_excluded_tokens_make_no_nan():
     assert bool(torch.isfinite(shift(a, b).entropy).all())
 
 
+def test_what_became_impossible_is_infinitely_far():
+    a, b = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.0, 0.0, -torch.inf]])
+    assert float(shift(a, b).kl) == torch.inf
+    assert float(shift(b, a).kl) < 1
+
+
 def test_nothing_gives_nothing():
     found = shift(torch.zeros(0, 5), torch.zeros(0, 5), {"a": torch.tensor([1])})
     assert len(found) == 0

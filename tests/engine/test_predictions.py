@@ -65,6 +65,19 @@ def test_the_kl_is_that_of_the_obvious_loop():
     assert moved.by_prompt(moved.shift.kl).tolist() == pytest.approx([sum(v) / 4 for v in want.values()], rel=1e-3)
 
 
+def test_predictions_that_share_a_base_are_each_compared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gpt2()
+    predictions = Predictions.of(model, {"input_ids": torch.tensor([ROWS[0]])})
+    g = torch.Generator().manual_seed(0)
+    base, moved = torch.randn(7, 32, generator=g), torch.randn(40, 32, generator=g)
+    which = torch.randint(7, (40,), generator=g)
+    want = predictions.shift(base[which], moved).kl
+    torch.testing.assert_close(predictions.kl(base, moved, which).float(), want)
+    torch.testing.assert_close(predictions.kl(base[which], moved).float(), want)
+    monkeypatch.setattr(Predictions, "chunks", lambda self, n, alive: (slice(i, i + 3) for i in range(0, n, 3)))
+    torch.testing.assert_close(predictions.kl(base, moved, which).float(), want)
+
+
 def test_the_last_token_alone_and_every_token_of_the_texts():
     model, edit = gpt2(), ins.add(D)
     last = next_token_shift(model, ROWS, edit, tokens="last")

@@ -83,15 +83,28 @@ def shift(
     return Shift.cat(parts)
 
 
+def log_probabilities(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+    """In float32 or wider; what is impossible is very unlikely, so that 0 times its logarithm is 0."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.detach().to(wide).log_softmax(-1).clamp_(min=torch.finfo(wide).min)
+
+
+def kl_between(
+    p: Float[Tensor, "n vocab"], log_p: Float[Tensor, "n vocab"], log_q: Float[Tensor, "n vocab"]
+) -> Float[Tensor, " n"]:
+    """KL(p || q) in nats, of what `log_probabilities` gave. Writes into log_q: two passes and no copy."""
+    kl = torch.linalg.vecdot(p, torch.sub(log_p, log_q, out=log_q)).clamp_(min=0)
+    return torch.where(kl > torch.finfo(kl.dtype).max * 1e-8, torch.inf, kl)  # something that became impossible
+
+
 def _shift(base: Tensor, moved: Tensor, sets: Mapping[str, Tensor]) -> Shift:
-    wide = torch.promote_types(base.dtype, torch.float32)
-    log_p, log_q = (x.detach().to(wide).log_softmax(-1) for x in (base, moved))
+    log_p, log_q = log_probabilities(base), log_probabilities(moved)
     agreement = (log_p.argmax(-1) == log_q.argmax(-1)).cpu()
     p, q = log_p.exp(), log_q.exp()
     mass, base_mass = ({k: _of_set(x, ids).cpu() for k, ids in sets.items()} for x in (q, p))
-    after, before = (-torch.special.xlogy(x, x).sum(-1) / log(2) for x in (q, p))
-    variation = (p - q).abs().sum(-1) / 2
-    kl = torch.where(p > 0, p * log_p.sub_(log_q), 0.0).sum(-1).clamp(min=0)
+    before, after = (-torch.linalg.vecdot(x, y) / log(2) for x, y in ((p, log_p), (q, log_q)))
+    kl = kl_between(p, log_p, log_q)
+    variation = q.sub_(p).abs_().sum(-1) / 2
     return Shift(kl.cpu(), variation.cpu(), after.cpu(), before.cpu(), agreement, mass, base_mass)
 
 

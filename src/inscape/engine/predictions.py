@@ -16,7 +16,7 @@ from torch import Tensor
 from inscape.core.edit import Edits, listed
 from inscape.core.errors import InputError, ModelError, SiteError
 from inscape.core.progress import Progress, tell
-from inscape.core.shift import Shift, shift
+from inscape.core.shift import Shift, kl_between, log_probabilities, shift
 from inscape.engine.forward import run
 from inscape.engine.generate import generate
 from inscape.engine.inputs import Inputs, pad_of, padded, prepare
@@ -108,6 +108,28 @@ class Predictions:
             own = {k: ids[here] if torch.as_tensor(ids).ndim == 2 else ids for k, ids in (answers or {}).items()}
             parts.append(shift(self.scores(base[here]), self.scores(moved[here]), own, budget=BUDGET))
         return Shift.cat(parts)
+
+    def kl(
+        self, base: Float[Tensor, "k d"], moved: Float[Tensor, "n d"], which: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """KL(base || moved) of predictions in nats, alone: without the other numbers of `shift`.
+
+        which: the row of `base` that each of `moved` is compared with, where many share one: each is made once.
+        """
+        which = torch.arange(len(moved)) if which is None else which
+        out = torch.zeros(len(moved), dtype=torch.float64)
+        for some in self.chunks(len(base), 5):
+            mine = ((which >= some.start) & (which < some.stop)).nonzero()[:, 0]
+            if not len(mine):
+                continue
+            log_p = log_probabilities(self.scores(base[some]))
+            p = log_p.exp()
+            for part in self.chunks(len(mine), 5):
+                at = mine[part]
+                row = (which[at] - some.start).to(p.device)
+                log_q = log_probabilities(self.scores(moved[at.to(moved.device)]))
+                out[at] = kl_between(p[row], log_p[row], log_q).double().cpu()
+        return out
 
     def losses(self, states: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Cross-entropy of the tokens that came, in nats."""

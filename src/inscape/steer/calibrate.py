@@ -177,7 +177,7 @@ class _Measure:
     def by_prompt(self, edits: Edits) -> Float[Tensor, " prompt"]:
         """Mean KL of each prompt."""
         kl = [
-            self.predictions.shift(base, self.predictions.states(seq, edits)).kl
+            self.predictions.kl(base, self.predictions.states(seq, edits))
             for seq, base in zip(self.sequences, self.base, strict=True)
         ]
         return mean_by(torch.cat(kl), self.owner)

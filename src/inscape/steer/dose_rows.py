@@ -132,6 +132,8 @@ class Work:
         base = self._base(plain)
 
         def compare(rows: list[Row], ids: list[list[int]]) -> list[tuple[float, float]]:
+            if not answers:
+                return [(kl, 0.0) for kl in self._kls(rows, ids, plain, base)]
             seq = sequences(self.model, ids, [plain[row.item] for row in rows], range(len(rows)))
             before = torch.cat([base[row.item] for row in rows])
             own = {name: sets[[row.item for row in rows]][seq.owner] for name, sets in answers.items()}
@@ -140,13 +142,30 @@ class Work:
             after = torch.where(still.to(after.device), before, after)  # unsteered rows among others: to the bit
             moved = self.predictions.shift(before, after, own)
             first = torch.tensor([int((seq.owner == i).nonzero()[0]) for i in range(len(rows))])
-            mass = torch.zeros(len(moved))
-            if answers:
-                mass = moved.share("right") if "wrong" in answers else moved.mass["right"]
+            mass = moved.share("right") if "wrong" in answers else moved.mass["right"]
             return list(zip(mean_by(moved.kl, seq.owner).tolist(), mass[first].tolist(), strict=True))
 
         found = torch.tensor(self._by_batch(compare, "comparing predictions"), dtype=torch.float64)
         return self.laid(found[:, 0]), self.laid(found[:, 1])
+
+    def _kls(
+        self, rows: list[Row], ids: list[list[int]], plain: dict[int, list[int]], base: dict[int, Tensor]
+    ) -> list[float]:
+        """The mean KL of each row; each prompt's plain predictions are made once for all of its rows."""
+        out = torch.zeros(len(rows), dtype=torch.float64)
+        at = [i for i, row in enumerate(rows) if self.strength(row) != 0]  # the others are unsteered: 0 to the bit
+        if not at:
+            return out.tolist()
+        some = [rows[i] for i in at]
+        seq = sequences(self.model, [ids[i] for i in at], [plain[row.item] for row in some], range(len(at)))
+        start, before = {}, []
+        for item in dict.fromkeys(row.item for row in some):
+            start[item] = sum(map(len, before))
+            before.append(base[item])
+        which = torch.cat([start[row.item] + torch.arange(len(base[row.item])) for row in some])
+        kl = self.predictions.kl(torch.cat(before), self.predictions.states(seq, self.edits(some)), which)
+        out[torch.tensor(at)] = mean_by(kl, seq.owner)
+        return out.tolist()
 
     def _base(self, plain: dict[int, list[int]]) -> dict[int, Tensor]:
         """Final states of the unsteered model along the text of each prompt."""
@@ -178,7 +197,7 @@ class Work:
                 seq = sequences(self.model, [self.prompts[i] for i in group], [plain[i] for i in group], group)
                 edits = self.edits(rows, [scale * self.doses[dose]] * len(rows))
                 before = torch.cat([base[i] for i in group])
-                kl = self.predictions.shift(before, self.predictions.states(seq, edits)).kl
+                kl = self.predictions.kl(before, self.predictions.states(seq, edits))
                 found += mean_by(kl, seq.owner).tolist()
             return sum(found) / len(found)
 
