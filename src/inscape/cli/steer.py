@@ -43,13 +43,13 @@ def steer(
     prompts:
         A file of beginnings to write on from; the package's own if left out.
     site:
-        Where to steer, such as layers.9.resid_post; the layer that tells the sides apart best if left out.
+        Where to steer, such as layers.9.resid_post; of five layers the one that does most for the budget if left out.
     contains:
         Judge a text by whether it contains this; may be given more than once. A classifier of embeddings if left out.
     regex:
         Judge a text by whether this pattern is in it.
     dose:
-        A strength to measure, as a share of each token's length; may be given more than once.
+        A strength to measure, as a share of each token's length; may be given more than once. Searched if left out.
     kl_budget:
         How far the steered model may be from the plain one, in nats a token.
     method:
@@ -64,7 +64,7 @@ def steer(
     import inscape as ins
     from inscape.core.judges import contains as contains_any
     from inscape.core.judges import matches
-    from inscape.reports.steering import DOSES, steering_report
+    from inscape.reports.steering import steering_report
 
     if contains and regex:
         raise ins.InputError("--contains and --regex are two judges.\n  give one of them.")
@@ -74,7 +74,7 @@ def steer(
     opened = open_model(model, quiet=as_json)
     with progress("reading the texts", quiet=as_json) as tell:
         found = steering_report(
-            opened, sides[0], sides[1], begun, judge=judge, site=site, doses=dose or DOSES, kl_budget=kl_budget,
+            opened, sides[0], sides[1], begun, judge=judge, site=site, doses=dose, kl_budget=kl_budget,
             method=method, max_new_tokens=max_new_tokens, seed=seed, progress=tell,
         )  # fmt: skip
         files = found.save(to)

@@ -1,8 +1,9 @@
 """Steering from two lists of texts: a direction, where it is best read, its strength, and its proof beside controls.
 
 1. A third of the texts is kept aside. Directions of all sites are fitted on the others, and measured on what was kept.
-2. At the best site the direction is given at every dose to the model as it writes on from the prompts; so are controls.
-3. The dose of the largest effect within a budget of KL is chosen on half of the prompts and measured on the others.
+2. On half of the prompts some sites are tried, each at the strength that spends the KL budget; the best is kept.
+3. There the direction is given at several doses to the model as it writes on from the prompts; so are controls.
+4. The dose of the largest effect within the budget is chosen on that half of the prompts and measured on the others.
 """
 
 import json
@@ -19,19 +20,21 @@ from inscape.core.durable import disk_errors, written
 from inscape.core.edit import Edit
 from inscape.core.edit_file import save_edits
 from inscape.core.errors import InputError, SiteError
-from inscape.core.progress import Progress, tell
+from inscape.core.progress import Progress, part, tell
 from inscape.models.model import Model
 from inscape.models.open import open as open_model
 from inscape.reports.steering_page import steering_page
+from inscape.steer.calibrate import calibrate_strength
 from inscape.steer.dose import Best, Dose
-from inscape.steer.dose_response import dose_response
+from inscape.steer.dose_response import chosen_on, dose_response
 from inscape.steer.fit_directions import fit_directions
 from inscape.steer.judges import classifier
 from inscape.steer.quality import Quality, quality
 from inscape.steer.shuffles import fit_shuffles
+from inscape.steer.where import Where, choose_site
 from inscape.tasks.plain_text import plain_text
 
-DOSES = (-0.02, 0.0, 0.005, 0.01, 0.02, 0.04)
+DOSES = (-1.0, 0.0, 0.25, 0.5, 1.0, 2.0)  # of the strength that spends the budget
 FEWEST = 8  # texts a side
 N_PROMPTS, WORDS = 16, 6  # of the package's own: beginnings of sentences of its plain texts, and their length
 SITES = "layers.*.resid_post"
@@ -43,7 +46,7 @@ class Steering:
 
     direction: at `direction.site`, from the texts that were not kept aside. quality: of every site's direction on the
     texts kept aside. dose: what each strength did, with controls. best: the dose for the budget, measured on prompts it
-    was not chosen on. html: the page about all of it. shuffles: directions of shuffled sides, at the same site.
+    was not chosen on. where: the sites that were tried; None where one was given. html: the page about all of it.
     """
 
     direction: Direction
@@ -52,6 +55,7 @@ class Steering:
     best: Best
     kl_budget: float
     html: str
+    where: Where | None = None
 
     @property
     def edits(self) -> list[Edit]:
@@ -109,6 +113,7 @@ class Steering:
             "measured": {n: {"value": s.value, "low": s.low, "high": s.high, "n": s.n_items} for n, s in spans.items()},
             "warnings": list(self.warnings),
             "sites": self.quality.rows(),
+            "tried": self.where.rows() if self.where else [],
             "doses": self.dose.rows(),
         }
 
@@ -121,7 +126,7 @@ def steering_report(
     *,
     judge: Any = None,
     site: str | None = None,
-    doses: Sequence[float] = DOSES,
+    doses: Sequence[float] | None = None,
     kl_budget: float = 0.2,
     method: str = "mean_difference",
     position: Any = "last",
@@ -136,8 +141,8 @@ def steering_report(
     ones that do not; a third is kept aside to measure the direction on (pairs by index stay together). prompts:
     beginnings to write on from, 4 at least; the package's own when left out. judge: of `core.judges` or
     `steer.judges`, or a function of a text; when left out a classifier of MiniLM embeddings fitted on the texts.
-    site: where to steer; the best of `layers.*.resid_post` on the texts kept aside when left out. doses: shares of each
-    token's length.
+    site: where to steer; left out, `choose_site` tries five of `layers.*.resid_post` on half of the prompts. doses:
+    shares of each token's length; left out, a few times the strength that spends the budget there, which is searched.
     kl_budget: nats a token that the steered model may be from the plain one. method, position: as in `fit_directions`.
     to: a folder for the files of `Steering.save`.
     Cost: one forward a text, and `dose_response` of 5 curves: prompts x doses x 5 texts are written and scored, some
@@ -158,21 +163,35 @@ def steering_report(
     high, low = _split(positive, rest[0], kept[0]), _split(negative, rest[1], kept[1])
     how: dict[str, Any] = {"method": method, "position": position}
     sites = SITES if site is None else site
-    made = fit_directions(model, high[0], low[0], sites, **how, progress=_part(progress, 0.05, 0.12))
-    found = quality(made, model, high[1], low[1], position=position, seed=seed, progress=_part(progress, 0.12, 0.18))
-    direction = made[found.best]
+    made = fit_directions(model, high[0], low[0], sites, **how, progress=part(progress, 0.05, 0.12))
+    found = quality(made, model, high[1], low[1], position=position, seed=seed, progress=part(progress, 0.12, 0.18))
+    begun = _prompts(prompts)
+    chosen = chosen_on(len(begun), seed=seed)
+    mine = [p for p, take in zip(begun, chosen.tolist(), strict=True) if take]
+    where = None
+    if len(made) > 1 and len(mine) >= 4:
+        where = choose_site(
+            model, made, mine, judge, kl_budget, max_new_tokens=max_new_tokens, progress=part(progress, 0.18, 0.4)
+        )
+    direction = made[where.best if where else found.best]
+    if doses is None:
+        full = where.strength if where else calibrate_strength(
+            model, direction, mine, kl_budget, unit="relative", max_new_tokens=max_new_tokens,
+            progress=part(progress, 0.3, 0.4),
+        ).gamma  # fmt: skip
+        doses = [full * share for share in DOSES]
     shuffles = fit_shuffles(
-        model, high[0], low[0], direction.site, **how, seed=seed, progress=_part(progress, 0.18, 0.22)
+        model, high[0], low[0], direction.site, **how, seed=seed, progress=part(progress, 0.4, 0.42)
     )
     dose = dose_response(
-        model, direction, _prompts(prompts), doses, judge, shuffled=shuffles, max_new_tokens=max_new_tokens, seed=seed,
-        progress=_part(progress, 0.22, 0.97),
+        model, direction, begun, doses, judge, shuffled=shuffles, max_new_tokens=max_new_tokens, seed=seed,
+        progress=part(progress, 0.42, 0.97),
     )  # fmt: skip
     best = dose.best(kl_budget)
     counts = {"positive": len(positive), "negative": len(negative), "kept aside": len(kept[0]) + len(kept[1])}
     tell(progress, "writing the page", 0.98)
-    bare = Steering(direction, found, dose, best, kl_budget, "")
-    html = steering_page(model, direction, found, dose, best, judge, kl_budget, bare.warnings, counts)
+    bare = Steering(direction, found, dose, best, kl_budget, "", where)
+    html = steering_page(model, direction, found, dose, best, judge, kl_budget, bare.warnings, counts, where)
     done = replace(bare, html=html)
     if to is not None:
         done.save(to)
@@ -199,12 +218,3 @@ def _prompts(given: Sequence[str] | None) -> list[str]:
         return list(given)
     sentences = [s.split() for text in plain_text() for s in text.replace('"', "").split(". ")[:2]]
     return [" ".join(s[:WORDS]) for s in sentences if len(s) > WORDS][:N_PROMPTS]
-
-
-def _part(progress: Progress, low: float, high: float) -> Progress:
-    """Progress of one step, as a part of the whole."""
-
-    def inner(message: str, fraction: float | None = None) -> None:
-        tell(progress, message, low + (high - low) * (fraction or 0.0))
-
-    return inner

@@ -7,6 +7,7 @@ from inscape.models.model import Model
 from inscape.reports.words import layer_axis
 from inscape.steer.dose import Best, Dose
 from inscape.steer.quality import Quality
+from inscape.steer.where import Where
 from inscape.view.charts import lines
 from inscape.view.figure import Figure, Section
 from inscape.view.page import page
@@ -17,7 +18,7 @@ N_EXAMPLES = 8
 
 def steering_page(
     model: Model, direction: Direction, quality: Quality, dose: Dose, best: Best, judge: Any, kl_budget: float,
-    warnings: tuple[str, ...], counts: dict[str, int],
+    warnings: tuple[str, ...], counts: dict[str, int], where: Where | None,
 ) -> str:  # fmt: skip
     """The HTML of a finished `Steering`."""
     against = [_against(warnings)] if warnings else []
@@ -26,7 +27,8 @@ def steering_page(
         _doses(dose),
         _chosen(dose, best, kl_budget),
         _written(dose, best),
-        _where(quality, direction),
+        *([_tried(where, kl_budget)] if where else []),
+        _apart(quality, direction),
     ]
     facts = {
         "Steered at": direction.site,
@@ -107,7 +109,19 @@ def _written(dose: Dose, best: Best) -> Section:
     return Section("What it writes", (figure,))
 
 
-def _where(quality: Quality, direction: Direction) -> Section:
+def _tried(where: Where, kl_budget: float) -> Section:
+    rows = [[r["site"], f"{r['strength']:.3g}", f"{r['change']:+.3f}"] for r in where.rows()]
+    missed = f" {', '.join(where.missed)} never moves predictions so far." if where.missed else ""
+    figure = Figure(
+        "table", table(["site", "dose that spends the budget", "change of the score"], rows),
+        f"On the prompts that the dose was chosen on: the best of several is too good there.{missed}",
+        control="the sites are each other's control: every one spends the same KL.",
+        call="from inscape.steer.where import choose_site\nchoose_site(model, directions, prompts, judge, kl_budget)",
+    )  # fmt: skip
+    return Section("Where to steer", (figure,), says=f"At a KL of {kl_budget:g} nats a token, {where.best} does most.")
+
+
+def _apart(quality: Quality, direction: Direction) -> Section:
     if len(quality.sites) < 2:
         return Section(f"Where the sides differ: {direction.site} was asked for", skipped="one site has no profile.")
     axis = layer_axis([site.rsplit(".", 1)[0] for site in quality.sites])

@@ -14,6 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from inscape.core.direction import Direction
 from inscape.core.directions import Directions
@@ -107,10 +109,6 @@ def dose_response(
         unique = work.unique
         found = chosen.of([said[i] for i in range(len(unique))], [row.item for row in unique])
         scores = work.laid(found)
-    share = torch.zeros(len(ids), dtype=torch.bool)
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-    if validation:
-        share[order[: min(max(2, round(validation * len(ids))), len(ids) - 2)]] = True
     laid = work.laid(torch.arange(len(said))).long().tolist()
     return Dose(
         tuple(curves), grid, unit, at, made, chosen.name, goal,
@@ -120,8 +118,17 @@ def dose_response(
         work.laid(torch.tensor([repeated(t) for t in texts], dtype=torch.float64)).reshape(shape),
         work.neutral(neutral) if neutral is not None else None,
         work.task(task) if task is not None else None,
-        share, tuple(notes),
+        chosen_on(len(ids), validation, seed), tuple(notes),
     )  # fmt: skip
+
+
+def chosen_on(n: int, validation: float = 0.5, seed: int = 0) -> Bool[Tensor, " prompt"]:
+    """Which of n prompts are for choosing; the others are for measuring, two of each at least."""
+    share = torch.zeros(n, dtype=torch.bool)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    if validation:
+        share[order[: min(max(2, round(validation * n)), n - 2)]] = True
+    return share
 
 
 def repeated(tokens: Sequence[int]) -> float:

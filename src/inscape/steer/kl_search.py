@@ -37,8 +37,8 @@ def search_strength(
             high, at_high = gamma, found
         if budget * (1 - CLOSE) <= at_low:
             return low
-        if low and high / low < 1 + 1e-4:  # it jumps over the budget
-            return low
+        if low and high / low < 1 + 1e-4:  # it jumps over the budget, or numbers end there
+            break
         if high == float("inf"):
             gamma = low * (min(4.0, max(1.2, sqrt(budget / at_low) * 1.02)) if at_low > 0 else 4.0)
         elif low == 0.0:
@@ -48,7 +48,7 @@ def search_strength(
             gamma = exp(log(low) + min(max(share, 0.05), 0.95) * (log(high) - log(low)))
         else:
             gamma = sqrt(low * high)
-    if low and high < float("inf"):
+    if low and (isfinite(at_high) or at_low >= budget / 2):
         return low
     raise NotConvergedError(
         f"the mean KL did not reach {budget:g} nats: it is {most:.3g} at the most, up to a strength of {low:.3g}.\n"
