@@ -97,7 +97,9 @@ def test_a_strength_is_chosen_here_and_tested_elsewhere():
     assert tested.steered.value == 1.0
     assert tested.change.value == pytest.approx(tested.steered.value - tested.base.value)
     assert tested.also["kl"].value > 0
-    assert found.test(model(), there, [LIST[1]] * 12, alpha=0.0).change.value == 0.0
+    again = closed_answers(model(), there, [LIST[1]] * 12, LIST)
+    assert found.test(model(), again).also == tested.also
+    assert found.test(model(), again, alpha=0.0).change.value == 0.0
     with pytest.raises(ins.InputError, match="12 of 12 prompts are those that the strength was chosen on"):
         found.test(model(), here, [LIST[1]] * 12)
     assert found.test(model(), here, [LIST[1]] * 12, force=True).on == "the same prompts"

@@ -23,7 +23,7 @@ from inscape.core.nulls import Intervals, bootstrap, bootstrap_each, random_dire
 from inscape.core.progress import Progress, tell
 from inscape.models.model import Model
 from inscape.steer.calibrate import check_model
-from inscape.steer.closed_answers import MEASURES, Answered, closed_answers
+from inscape.steer.closed_answers import MEASURES, Answered, ClosedAnswers, closed_answers
 from inscape.steer.dose_curves import doses_of
 
 CONTROLS = ("random", "flipped")
@@ -97,16 +97,19 @@ class AnswerSweep:
         return self.alphas[max(allowed, key=lambda i: (mean[i], -abs(self.alphas[i])))]
 
     def test(
-        self, model: Model, prompts: Any, right: Sequence[str], *, curve: str = "", measure: str = "right",
+        self, model: Model, prompts: Any, right: Sequence[str] = (), *, curve: str = "", measure: str = "right",
         alpha: float | None = None, kl_budget: float | None = None, force: bool = False, batch_rows: int = 64,
     ) -> Tested:  # fmt: skip
         """The best strength (or `alpha`) on other prompts than it was chosen on, beside the model as it is.
 
+        prompts: with their right answers; or what `closed_answers` made of them, to test several curves on.
         Raises: InputError for prompts that are among those of the sweep, unless forced; as `best` and `closed_answers`.
         """
         name = self._known(curve)
         chosen = self.best(name, measure, kl_budget) if alpha is None else float(alpha)
-        asked = closed_answers(model, prompts, right, self.answers, batch_rows=batch_rows)
+        asked = prompts
+        if not isinstance(asked, ClosedAnswers):
+            asked = closed_answers(model, prompts, right, self.answers, batch_rows=batch_rows)
         same = sum(p in self.prompts for p in asked.prompts)
         if same and not force:
             raise InputError(
