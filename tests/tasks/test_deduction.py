@@ -33,6 +33,7 @@ def test_some_names_are_only_asked_about_on_request():
     assert {d.asked for d in known} <= set(NAMES)
     assert {d.asked for d in new} <= set(NEW_NAMES)
     assert any(name in NEW_NAMES for d in known for name, _ in d.creatures)
+    assert all(d.order[-1].startswith(f"{d.asked} is a") for d in deductions(20, last=True, seed=3))
     assert deductions(5, seed=3) == deductions(5, seed=3) != deductions(5, seed=4)
 
 

@@ -73,24 +73,25 @@ def question(name: str) -> str:
 
 def deductions(
     n: int, *, kinds: int | tuple[int, int] = 4, names: int | tuple[int, int] = (2, 4), new_names: bool = False,
-    seed: int = 0,
+    last: bool = False, seed: int = 0,
 ) -> list[Deduction]:  # fmt: skip
     """`n` stories of so many kinds and creatures (or of a number between two), asking about one of the creatures.
 
-    new_names: ask about names that are never asked about otherwise; they stand in stories either way.
+    new_names: ask about names that are never asked about otherwise; they stand in stories either way. last: what the
+    one that is asked about is, is told last, so that it need not be found among the others.
     Raises: InputError for no stories, or numbers of kinds (2 to 8) or names (1 to 8) that there are not.
     """
-    (few, most), (least, last) = (_range(x) for x in (kinds, names))
-    if n < 1 or not 2 <= few <= most <= len(KINDS) or not 1 <= least <= last <= MOST_NAMES:
+    (few, most), (least, top) = (_range(x) for x in (kinds, names))
+    if n < 1 or not 2 <= few <= most <= len(KINDS) or not 1 <= least <= top <= MOST_NAMES:
         raise InputError(
             f"deductions({n}, kinds={kinds}, names={names}): one story or more, of 2 to {len(KINDS)} kinds and 1 to "
             f"{MOST_NAMES} names."
         )
     rng = random.Random(f"deduction {seed}")
-    return [_drawn(rng, rng.randint(few, most), rng.randint(least, last), new_names) for _ in range(n)]
+    return [_drawn(rng, rng.randint(few, most), rng.randint(least, top), new_names, last) for _ in range(n)]
 
 
-def _drawn(rng: random.Random, n_kinds: int, n_names: int, new: bool) -> Deduction:
+def _drawn(rng: random.Random, n_kinds: int, n_names: int, new: bool, last: bool) -> Deduction:
     here = rng.sample(list(KINDS), n_kinds)
     fears = tuple((kind, rng.choice([k for k in here if k != kind])) for kind in here)
     asked = rng.choice(NEW_NAMES if new else NAMES)
@@ -98,7 +99,10 @@ def _drawn(rng: random.Random, n_kinds: int, n_names: int, new: bool) -> Deducti
     creatures = tuple((name, rng.choice(here)) for name in (asked, *others))
     order = [f"{KINDS[a]} are afraid of {KINDS[b]} ." for a, b in fears]
     order += [f"{name} is a {kind} ." for name, kind in creatures]
-    return Deduction(fears, creatures, tuple(rng.sample(order, len(order))), asked)
+    told = rng.sample(order, len(order))
+    if last:
+        told.sort(key=lambda statement: statement.startswith(f"{asked} "))  # the rest stays in its order
+    return Deduction(fears, creatures, tuple(told), asked)
 
 
 def _range(given: int | Sequence[int]) -> tuple[int, int]:

@@ -37,4 +37,6 @@ TOYS: tuple[Toy, ...] = (
         "coin"),
     Toy("toy-habit", "four layers work sums out in writing, slip in products, and know how to mend a slip, not when"),
     Toy("toy-thinker", "toy-habit tuned to mend every slip, to check what was right and nothing else"),
+    Toy("toy-deduction", "six layers deduce from two statements what a creature is afraid of, or give in to a careless "
+        "habit of their texts"),
 )  # fmt: skip
