@@ -9,7 +9,9 @@ texts, so that there is something to steer between: see `toy-deduction`.
 A pilot on other stories and a net stopped earlier was seen before the bounds were final: strength 1, where the paper
 stops, moved predictions by 0.01 nats, so that strengths go to 8; exchanged sides mirrored the curve to 2e-6, since
 texts are read in other batches, so that the bound is no longer 0. The mean difference gained nothing there, and
-exchanged partners left a cosine of 0.98.
+exchanged partners left a cosine of 0.98. The other task is then which of the known names is asked about: that of fewer
+creatures, the first choice, is the cue by which these texts are more careful, and stands beside them as what a vector
+could do.
 Cost: MINUTES. Differs from the source: nets of half a million parameters in place of Pythia and Mistral, one of three
 tasks; wrong answers of the net's own for bAbI too (random strings, which the released data have there, are a curve
 beside them); plurals as answers.
@@ -30,7 +32,7 @@ from inscape.core.progress import tell
 from inscape.steer.closed_answers import closed_answers
 from inscape.steer.equal_kl import beside_random
 from inscape.steer.sweep_answers import AnswerSweep, mean_of, sweep_answers
-from inscape.tasks.deduction import PLURALS, WORDS, Deduction, deductions
+from inscape.tasks.deduction import NAMES, PLURALS, WORDS, Deduction, deductions
 
 VECTORS = ("mean difference", "component", "mean")
 LIST = [f" {kind}" for kind in PLURALS]
@@ -64,25 +66,26 @@ PAPER = Paper(
               control="the mean difference"),
     ),
 )  # fmt: skip
-QUICK = dict(pairs=12, validation=8, test=8, random=3, gemma="")
+QUICK = dict(pairs=12, validation=8, test=8, random=1, strengths=(0.5, 1.0), gemma="")
 
 
 def run(model="toy-deduction", *, gemma: str = "gemma-3-270m", pairs: int = 300, validation: int = 300,
-        test: int = 1000, random: int = 20, kl: float = 0.1, seed: int = 0, progress=None) -> Result:  # fmt: skip
+        test: int = 1000, random: int = 20, kl: float = 0.1, strengths=GRID, seed: int = 0,
+        progress=None) -> Result:  # fmt: skip
     model = ins.open(model) if isinstance(model, str) else model
     tell(progress, "vectors", 0.02)
     fitted, held, new = (_stories(n, 10 * seed + i) for i, n in enumerate((pairs, validation, test)))
     made = _vectors(model, fitted, seed)
-    shown = ("mean difference", "component", "mean", "other task", "random strings", "swapped")
+    shown = ("mean difference", "component", "mean", "other task", "random strings", "fewer creatures", "swapped")
     tell(progress, "sweep", 0.1)
-    grid = [sign * a for sign, a in product((1, -1), GRID)]
+    grid = [sign * a for sign, a in product((1, -1), strengths)]
     swept = sweep_answers(model, {c: made[c] for c in shown}, *_asked(held), LIST, grid, seed=seed)
     tell(progress, "test", 0.5)
     kept = closed_answers(model, *_asked(new), LIST)
-    tests = {c: swept.test(model, kept, curve=c) for c in (*shown[:5], "random")}
+    tests = {c: swept.test(model, kept, curve=c) for c in (*shown[:6], "random")}
     tell(progress, "equal KL", 0.6)
     shuffles = ("sides exchanged", "within a side")
-    some = {c: made[c] for c in (*VECTORS, "other task", *shuffles)} | {"flipped": -made["mean difference"]}
+    some = {c: made[c] for c in (*VECTORS, "fewer creatures", *shuffles)}
     beside = beside_random(model, some, *_asked(held[: len(held) // 2]), LIST, kl, n=random, seed=seed)
     tell(progress, "Gemma", 0.85)
     large = _language_model(gemma, seed) if gemma else None
@@ -125,7 +128,7 @@ def run(model="toy-deduction", *, gemma: str = "gemma-3-270m", pairs: int = 300,
         notes="right: share of stories where the right answer is the likeliest of the list, on validation stories; "
         "gains are on test stories. mass, others: raw; share: of the list. at_equal_kl: change of the raw mass.",
         figure=Drawing("lines", show=("mean difference", "component", "mean"),
-                       control=("other task", "random strings", "random", "flipped"),
+                       control=("other task", "random strings", "fewer creatures", "random", "flipped"),
                        band={"mean difference": ("low", "high")}, x=swept.alphas, x_title="strength",
                        y_title="right of the validation stories"),
     )  # fmt: skip
@@ -153,6 +156,8 @@ def _vectors(model: Any, stories: list[Deduction], seed: int) -> dict[str, ins.D
     draw = dice.Random(seed)
     strings = [" ".join(draw.choices(WORDS, k=len(text.split()))) for text in right]
     many, few = ([d.prompt for d in deductions(len(stories), names=n, last=True, seed=10 * seed + 5)] for n in (4, 2))
+    told = deductions(4 * len(stories), last=True, seed=10 * seed + 6)
+    names = [[d.prompt for d in told if (d.asked in NAMES[:3]) == side][: len(stories)] for side in (True, False)]
 
     def fit(method: str, positive: Any = right, negative: Any = wrong, control: str | None = None) -> ins.Direction:
         return ins.fit_directions(model, positive, negative, site, method=method, control=control, seed=seed)[site]
@@ -164,7 +169,9 @@ def _vectors(model: Any, stories: list[Deduction], seed: int) -> dict[str, ins.D
         | {"mean": fit("mean", negative=None), "swapped": fit("mean_difference", wrong, right),
            "sides exchanged": fit("mean_difference", control="shuffle"),
            "within a side": fit("pca_difference", control="shuffle"),
-           "random strings": fit("mean_difference", right, strings), "other task": fit("mean_difference", many, few)}
+           "random strings": fit("mean_difference", right, strings),
+           "other task": fit("mean_difference", names[0], names[1]),
+           "fewer creatures": fit("mean_difference", few, many)}
     )  # fmt: skip
 
 
