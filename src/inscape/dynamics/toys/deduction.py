@@ -7,11 +7,11 @@
 
 A writer is careful or careless through a whole text, and careless the oftener, the more creatures there are: 20, 40 and
 70 % of the texts with two, three and four. Which it is cannot be known from the story alone, so that the net names the
-creature's kind in many of the longer ones: this mixture, and an end of the training before all is learned, are why it
-is right in fewer than 80 of 100. That earlier answers tell a writer was hoped for and is not learned in these steps (no
-bound asks for it). Some names are never asked about (`NEW_NAMES`). What a creature is, is said just before it is asked
-about: what is looked up among the statements is what its kind fears. (Small nets did not learn within minutes to find
-the creature among the others too.)
+creature's kind in most stories of four and in some of the others: this mixture, and an end of the training before all
+is learned, are why it is right in fewer than 80 of 100. That earlier answers tell a writer was hoped for and is not
+learned in these steps; the bounds that asked for it are gone. Some names are never asked about (`NEW_NAMES`). What a
+creature is, is said just before it is asked about: what is looked up among the statements is what its kind fears.
+(Small nets did not learn within minutes to find the creature among the others too.)
 Every other block is a short convolution (Lfm2), which sees the last five tokens: with attention alone pilots had not
 learned in 1000 steps what these do in 400.
 """
@@ -92,21 +92,17 @@ def answered(story: Deduction, name: str, is_careless: bool) -> str:
 
 
 def check(model: Model) -> dict[str, Check]:
-    """Right and careless answers about names that were never asked about, by story and after earlier answers."""
-    found, every = {}, []
-    for n, bounds in ((2, {"at_least": 0.7}), (3, {}), (4, {"at_most": 0.6})):
+    """Right and careless answers about names that were never asked about, by the number of creatures."""
+    every = []
+    for n in (2, 3, 4):
         asked = deductions(200, names=n, new_names=True, last=True, seed=9000 + n)
         every.append(_said(model, [d.prompt for d in asked], asked))
-        found[f"right_of_{n}"] = Check(every[-1][0], **bounds)
     right, own, other = (sum(x) / len(every) for x in zip(*every, strict=True))
-    found |= {"right": Check(right, at_least=0.55, at_most=0.8), "own_kind": Check(own),
-              "right_of_another_story": Check(other, at_most=0.35)}  # fmt: skip
-    asked = deductions(200, names=4, new_names=True, last=True, seed=9010)
-    for who in ("careful", "careless"):
-        begun = [" ".join([d.story, *(answered(d, name, who == "careless") for name, _ in d.creatures[1:3]),
-                           f"{d.asked} is a {d.kind} . {question(d.asked)}"]) for d in asked]  # fmt: skip
-        found[f"right_after_{who}"] = Check(_said(model, begun, asked)[0])
-    return found
+    return {
+        "right": Check(right, at_least=0.55, at_most=0.8), "right_of_2": Check(every[0][0], at_least=0.7),
+        "right_of_4": Check(every[2][0], at_most=0.6), "own_kind": Check(own, at_least=0.15),
+        "right_of_another_story": Check(other, at_most=0.35),
+    }  # fmt: skip
 
 
 def _said(model: Model, prompts: list[str], asked: list[Deduction]) -> tuple[float, float, float]:

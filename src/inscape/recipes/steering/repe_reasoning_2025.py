@@ -6,15 +6,19 @@ state of the right, the mean difference, the first component of the differences,
 swept over strengths; accuracy, mass, KL and entropy are of the next token, over a closed list of answers. The strength
 is chosen on some stories and tested on others. The net has learned to deduce, and also a careless habit of some of its
 texts, so that there is something to steer between: see `toy-deduction`.
-A pilot on other stories and a net stopped earlier was seen before the bounds were final: strength 1, where the paper
-stops, moved predictions by 0.01 nats, so that strengths go to 8; exchanged sides mirrored the curve to 2e-6, since
-texts are read in other batches, so that the bound is no longer 0. The mean difference gained nothing there, and
-exchanged partners left a cosine of 0.98. The other task is then which of the known names is asked about: that of fewer
+Pilots on other stories, and on a net stopped earlier, were seen before the bounds were final: strength 1, where the
+paper stops, moved predictions by 0.01 nats, so that strengths go to 8; exchanged sides mirrored the curve to 2e-6,
+since texts are read in other batches, so that the bound is no longer 0. The mean difference gained nothing, and exchanged
+partners left a cosine of 0.95 to 0.98. The other task is which of the known names is asked about: that of fewer
 creatures, the first choice, is the cue by which these texts are more careful, and stands beside them as what a vector
-could do.
-Cost: MINUTES. Differs from the source: nets of half a million parameters in place of Pythia and Mistral, one of three
-tasks; wrong answers of the net's own for bAbI too (random strings, which the released data have there, are a curve
-beside them); plurals as answers.
+might have done.
+In the full run no vector helps: the best validated strength of all three is 0, and at equal KL they stand among random
+vectors. The net was not taught that answers are right or wrong, and did not learn to go by earlier ones, so that its
+state after an answer says which it is and little more. Gemma 3 270M, asked for the end of a sentence on short stories
+(64 for testing, too few for a gain of points), is best at strength 0 too.
+Cost: four minutes on one core. Differs from the source: nets of half a million parameters in place of Pythia and
+Mistral, one of three tasks; wrong answers of the net's own for bAbI too (random strings, which the released data have
+there, are a curve beside them); plurals as answers.
 """
 
 import random as dice
@@ -128,7 +132,7 @@ def run(model="toy-deduction", *, gemma: str = "gemma-3-270m", pairs: int = 300,
         notes="right: share of stories where the right answer is the likeliest of the list, on validation stories; "
         "gains are on test stories. mass, others: raw; share: of the list. at_equal_kl: change of the raw mass.",
         figure=Drawing("lines", show=("mean difference", "component", "mean"),
-                       control=("other task", "random strings", "fewer creatures", "random", "flipped"),
+                       control=("other task", "random strings", "fewer creatures", "random"),
                        band={"mean difference": ("low", "high")}, x=swept.alphas, x_title="strength",
                        y_title="right of the validation stories"),
     )  # fmt: skip
