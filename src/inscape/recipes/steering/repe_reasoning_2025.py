@@ -8,10 +8,10 @@ is chosen on some stories and tested on others. The net has learned to deduce, a
 texts, so that there is something to steer between: see `toy-deduction`.
 Pilots on other stories, and on a net stopped earlier, were seen before the bounds were final: strength 1, where the
 paper stops, moved predictions by 0.01 nats, so that strengths go to 8; exchanged sides mirrored the curve to 2e-6,
-since texts are read in other batches, so that the bound is no longer 0. The mean difference gained nothing, and exchanged
-partners left a cosine of 0.95 to 0.98. The other task is which of the known names is asked about: that of fewer
-creatures, the first choice, is the cue by which these texts are more careful, and stands beside them as what a vector
-might have done.
+since texts are read in other batches, so that the bound is no longer 0. The mean difference gained nothing, and
+exchanged partners left a cosine of 0.95 to 0.98. The other task is which of the known names is asked about: that of
+fewer creatures, the first choice, is the cue by which these texts are more careful, and stands beside them as what a
+vector might have done.
 In the full run no vector helps: the best validated strength of all three is 0, and at equal KL they stand among random
 vectors. The net was not taught that answers are right or wrong, and did not learn to go by earlier ones, so that its
 state after an answer says which it is and little more. Gemma 3 270M, asked for the end of a sentence on short stories
