@@ -16,7 +16,7 @@ In the full run no vector helps: the best validated strength of all three is 0, 
 vectors. The net was not taught that answers are right or wrong, and did not learn to go by earlier ones, so that its
 state after an answer says which it is and little more. Gemma 3 270M, asked for the end of a sentence on short stories
 (64 for testing, too few for a gain of points), is best at strength 0 too.
-Cost: four minutes on one core. Differs from the source: nets of half a million parameters in place of Pythia and
+Cost: three minutes on one core. Differs from the source: nets of half a million parameters in place of Pythia and
 Mistral, one of three tasks; wrong answers of the net's own for bAbI too (random strings, which the released data have
 there, are a curve beside them); plurals as answers.
 """
