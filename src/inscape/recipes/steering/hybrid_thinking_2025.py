@@ -9,7 +9,11 @@ Pilots on other seeds were seen before the bounds were written. Latents of means
 not fit the thinker's state at the last word (layers 1 and 2), where the choice is made: here latents are of the state
 that a sentence begins from. Vectors in the second layer, trained for 100 steps at half the rate, never were the
 likeliest word, and nothing was recovered, while twelve samples under the thinker's choice recovered three quarters.
-Cost: TIME. Differs from the source: nets of four layers that by design differ in when alone, sums in place of GSM8K;
+In the recorded run vectors do better than others for three latents of six: notes; corrections and checks; answers. Two
+are of work, where all that the base does not know is if a slip comes, and one is of plans, which it knows (0.01 nats a
+word): no vector can gain there, and three claims fail. One proposal of a vector does as well as twelve, and one sample
+does not: the thinker's choice among twelve unsteered samples recovers two thirds of its lead, the vectors the rest.
+Cost: two minutes. Differs from the source: nets of four layers that by design differ in when alone, sums in place of GSM8K;
 those states; vectors trained and added at one site, at 3/4 of the depth.
 """
 
