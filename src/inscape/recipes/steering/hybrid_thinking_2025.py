@@ -13,8 +13,8 @@ In the recorded run vectors do better than others for three latents of six: note
 are of work, where all that the base does not know is if a slip comes, and one is of plans, which it knows (0.01 nats a
 word): no vector can gain there, and three claims fail. One proposal of a vector does as well as twelve, and one sample
 does not: the thinker's choice among twelve unsteered samples recovers two thirds of its lead, the vectors the rest.
-Cost: two minutes. Differs from the source: nets of four layers that by design differ in when alone, sums in place of GSM8K;
-those states; vectors trained and added at one site, at 3/4 of the depth.
+Cost: two minutes. Differs from the source: nets of four layers that by design differ in when alone, sums in place of
+GSM8K; those states; vectors trained and added at one site, at 3/4 of the depth.
 """
 
 from math import nan
