@@ -82,7 +82,7 @@ def check(model: Model) -> dict[str, Check]:
         "right_greedy": Check(_right(greedy, answers), at_least=0.95),
         "right_sampled": Check(_right(drawn, answers), at_least=0.85),
         "right_other_questions": Check(_right(drawn, answers[1:] + answers[:1]), at_most=0.12),
-        "words": Check(_mean([len(text.split()) for text in drawn]), at_least=43, at_most=52),
+        "words": Check(_mean([len(text.split()) for text in drawn]), at_least=43.0, at_most=52.0),
         "wordy": Check(_mean([w for text in drawn for w in sentences_of(text)]), at_least=0.7, at_most=0.85),
         "wordy_after_three_wordy": Check(shares[0], at_least=0.75),
         "wordy_after_three_terse": Check(shares[3], at_most=0.45),

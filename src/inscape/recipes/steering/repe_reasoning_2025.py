@@ -70,7 +70,7 @@ PAPER = Paper(
               control="the mean difference"),
     ),
 )  # fmt: skip
-QUICK = dict(pairs=12, validation=8, test=8, random=1, strengths=(0.5, 1.0), gemma="")
+QUICK = dict(pairs=6, validation=4, test=4, random=1, strengths=(0.5, 1.0), kl=0.005, gemma="")
 
 
 def run(model="toy-deduction", *, gemma: str = "gemma-3-270m", pairs: int = 300, validation: int = 300,
