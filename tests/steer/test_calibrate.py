@@ -191,6 +191,15 @@ def test_what_cannot_be_calibrated_is_refused():
         calibrate_strength(model, ins.Direction(D.site, D.vector, "", "other"), PROMPTS, 0.1)
     with pytest.raises(ins.InputError, match="no prediction depends on the strength"):
         calibrate_strength(model, None, PROMPTS, 0.1, rule="hoeffding", edit=lambda s: ins.scale(D.site, 1.0))
+    jumps = calibrate_strength(
+        model,
+        None,
+        PROMPTS,
+        0.05,
+        max_new_tokens=1,
+        edit=lambda s: ins.add(D, 5.0 if float(torch.as_tensor(s).detach()) > 0.7 else 0.0),
+    )
+    assert any("the KL jumps: it is 0 " in warning for warning in jumps.warnings)
     with pytest.raises(ins.NotConvergedError, match=r"did not reach 1000 nats: it is .* at the most"):
         calibrate_strength(model, D, PROMPTS, 1000.0, max_new_tokens=1, unit="relative")  # numbers end before that
     with pytest.raises(ins.NotConvergedError, match=r"did not reach 0\.1 nats"):

@@ -222,6 +222,10 @@ def _warnings(
             f"the KL is {measured} nats, and second order says {predicted:.3g}: the strength is below what the budget "
             "allows. Take rule='bisect'."
         )
+    elif rule == "bisect" and measured.value < budget / 2:
+        yield (
+            f"the KL jumps: it is {measured} nats at this strength, and above the budget of {budget:g} just beyond it."
+        )
     values = torch.as_tensor(by_prompt)
     far = int((values > 3 * budget).sum())
     if far:
