@@ -4,18 +4,27 @@ Bounds, written before the run, on prompts that the dose was not chosen on: the 
 of its interval above 0.05; it ends above each control's score; KL stays within the budget for the dose of the grid. A
 strength searched by bisection spends the whole budget where it was searched, so that other prompts are above it half
 of the time: within 1.5 times the budget. The figure goes to docs/images.
+These were 11 prompts, too few: `confirm` takes the layer and the dose to 60 new ones, with the direction of all texts.
+Its bounds, written after the first part and before itself: the score rises, lower end above 0.05; the direction is
+ahead of the random, shuffled and wrong-layer controls prompt by prompt, and what is flipped lowers the score, lower
+ends above 0; KL within the budget.
 A first run, which steered where the texts lie furthest apart (layer 17, doses up to 0.04), missed three of these: the
 score rose by 0.03 [-0.04, 0.15] at a KL of 0.002. Since then sites are tried at an equal KL.
 
-    python -m bench.steering_gemma [new tokens]
+    python -m bench.steering_gemma
+    python -m bench.steering_gemma confirm
 """
 
+import json
 import sys
 from itertools import product
 
 import inscape as ins
-from bench.common import ROOT, SEED, Row, set_up, write
+from bench.common import RESULTS, ROOT, SEED, Row, machine, set_up, write
+from inscape.core.nulls import bootstrap
 from inscape.reports.steering import steering_report
+from inscape.steer.judges import classifier
+from inscape.steer.shuffles import fit_shuffles
 from inscape.view.png import png
 
 BUDGET = 0.1  # nats a token
@@ -41,13 +50,21 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def main(new: int = 16) -> None:
+WHO = ("My aunt", "The postman", "Our teacher", "The old man", "A friend of mine", "The woman upstairs", "My cousin",
+       "The captain", "Somebody", "The new girl", "His father", "The baker")  # fmt: skip
+WHAT = ("came in and", "wrote that the", "looked at the", "said that it", "thinks that")
+NEW = 16
+
+
+def texts() -> list[list[str]]:
+    return [[f"{subject} {feeling[side]}." for subject, feeling in product(SUBJECTS, FEELINGS)] for side in (0, 1)]
+
+
+def main() -> None:
     set_up()
     model = ins.open("gemma-3-270m")
-    sides = [[f"{subject} {feeling[side]}." for subject, feeling in product(SUBJECTS, FEELINGS)] for side in (0, 1)]
-    found = steering_report(
-        model, sides[0], sides[1], PROMPTS, kl_budget=BUDGET, max_new_tokens=new, seed=SEED, progress=_tell
-    )
+    high, low = texts()
+    found = steering_report(model, high, low, PROMPTS, kl_budget=BUDGET, max_new_tokens=NEW, seed=SEED, progress=_tell)
     FIGURE.write_bytes(png(found.dose.draw(f"Sentiment at {found.direction.site} of Gemma 3 270M")))
     best = found.best
     rows: list[Row] = [
@@ -60,13 +77,41 @@ def main(new: int = 16) -> None:
     ]
     chosen, held = (list(p) for p in (PROMPTS[::2], PROMPTS[1::2]))
     strength = ins.calibrate_strength(
-        model, found.direction, chosen, BUDGET, unit="relative", max_new_tokens=new, progress=_tell
+        model, found.direction, chosen, BUDGET, unit="relative", max_new_tokens=NEW, progress=_tell
     )
     rows += [
         row("KL of the searched strength where it was searched", strength.measured.value, 1.02 * BUDGET),
         row("KL of the searched strength, other prompts", strength.held(model, held).value, 1.5 * BUDGET),
     ]
-    write("steering_gemma", rows, searched=strength.gamma, new_tokens=new, **found.numbers())
+    write("steering_gemma", rows, searched=strength.gamma, new_tokens=NEW, **found.numbers())
+
+
+def confirm() -> None:
+    """The layer and dose that `main` recorded, on new prompts."""
+    set_up()
+    known = json.loads((RESULTS / f"{machine()}-steering_gemma.json").read_text())
+    site, dose = known["site"], known["dose"]
+    model = ins.open("gemma-3-270m")
+    high, low = texts()
+    judge = classifier(ins.open("minilm-l6"), high, low, groups=list(range(len(high))) * 2, seed=SEED)
+    direction = ins.fit_directions(model, high, low, site, position="last")[site]
+    prompts = [f"{who} {what}" for who, what in product(WHO, WHAT)]
+    found = ins.dose_response(
+        model, direction, prompts, [dose], judge, validation=0.0, max_new_tokens=NEW, seed=SEED + 1, progress=_tell,
+        shuffled=fit_shuffles(model, high, low, site, position="last", seed=SEED),
+    )  # fmt: skip
+    at, zero = found.index(dose), found.index(0.0)
+    mine, base = found.scores[0, at], found.scores[0, zero]
+    rows: list[Row] = [
+        row("rise of the score, lower end", bootstrap(mine - base).low, RISE, above=True),
+        row("KL of the dose", float(found.kls[0, at].mean()), BUDGET),
+    ]
+    for k, name in enumerate(found.curves[1:], 1):
+        other = found.scores[k, at]
+        ahead, what = (base - other, "lowers the score by") if name == "flipped" else (mine - other, "is behind by")
+        rows.append(row(f"the {name} control {what}, lower end", bootstrap(ahead).low, 0.0, above=True))
+    write("steering_gemma_confirm", rows, site=site, dose=dose, prompts=len(prompts), judge_error=str(judge.held_out),
+          doses=found.rows())  # fmt: skip
 
 
 def row(what: str, value: float, bound: float, *, above: bool = False) -> Row:
@@ -80,4 +125,4 @@ def _tell(message: str, fraction: float | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    confirm() if sys.argv[1:] == ["confirm"] else main()
