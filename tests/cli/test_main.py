@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ def test_every_command_explains_itself_and_takes_json_and_debug(command, capsys)
     assert "--json" in said
     assert "--debug" in said
     assert "MODEL" in said
+
+
+def test_the_package_runs_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["inscape", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("inscape", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == ins.__version__
 
 
 def test_version_is_the_package_version(capsys):
