@@ -44,7 +44,7 @@ class ModelsCompared:
 
     def __str__(self) -> str:
         who = list(self.numbers)
-        rows = [["", *who], *([f"{r['test']}: {r['number']}", *(f"{r[w]:.3f}" for w in who)] for r in self.table)]
+        rows = [["", *who], *([f"{r['test']}: {r['number']}", *(_said(r[w]) for w in who)] for r in self.table)]
         wide = [max(len(row[i]) for row in rows) for i in range(len(who) + 1)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, wide, strict=True)).rstrip() for row in rows)
 
@@ -107,3 +107,8 @@ def shuffled_weights(model: Model, seed: int = 0) -> Model:
                 order = torch.randperm(flat.numel(), generator=generator)
                 weight.copy_(flat[order].reshape(weight.shape).to(weight))
     return open_model(module, tokenizer=model.tokenizer)
+
+
+def _said(value: float) -> str:
+    """Three decimals; large numbers without, as the last of seven digits differ from machine to machine."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
