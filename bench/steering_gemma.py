@@ -18,9 +18,11 @@ score rose by 0.03 [-0.04, 0.15] at a KL of 0.002. Since then sites are tried at
 import json
 import sys
 from itertools import product
+from typing import Any
 
 import inscape as ins
 from bench.common import RESULTS, ROOT, SEED, Row, machine, set_up, write
+from bench.table import placed
 from inscape.core.nulls import bootstrap
 from inscape.reports.steering import steering_report
 from inscape.steer.judges import classifier
@@ -29,6 +31,7 @@ from inscape.view.png import png
 
 BUDGET = 0.1  # nats a token
 RISE = 0.05
+PAGE = ROOT / "docs" / "steering.md"
 FIGURE = ROOT / "docs" / "images" / "steering.png"
 SUBJECTS = (
     "The soup they brought us", "The flat by the river", "Last night's concert", "The speech at the wedding",
@@ -112,6 +115,35 @@ def confirm() -> None:
         rows.append(row(f"the {name} control {what}, lower end", bootstrap(ahead).low, 0.0, above=True))
     write("steering_gemma_confirm", rows, site=site, dose=dose, prompts=len(prompts), judge_error=str(judge.held_out),
           doses=found.rows())  # fmt: skip
+    page()
+
+
+def page() -> None:
+    """Write both parts into docs/steering.md."""
+    parts = (RESULTS / f"{machine()}-{name}.json" for name in ("steering_gemma", "steering_gemma_confirm"))
+    first, second = (json.loads(part.read_text()) for part in parts)
+    PAGE.write_text(placed(PAGE.read_text(), sentences(first, second)))
+
+
+def sentences(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """What docs/steering.md says of both parts."""
+    at = {r["curve"]: r for r in second["doses"] if r["dose"]}
+    plain = next(r for r in second["doses"] if not r["dose"])
+    mine = at["direction"]
+
+    def score(r: dict[str, Any]) -> str:
+        return f"{r['effect']:.2f} [{r['effect_low']:.2f}, {r['effect_high']:.2f}]"
+
+    others = [(name.replace("_", " "), r) for name, r in at.items() if name != "direction"]
+    controls = ", ".join(f"{name} {r['effect']:.2f} (KL {r['kl']:.3f})" for name, r in others)
+    missed = "; ".join(r["case"] for r in second["rows"] if not r["met"]) or "none"
+    return (
+        f"{len(texts()[0])} pairs of glad and sad sentences, a budget of {first['kl_budget']:g} nats a token. "
+        f"{len(first['tried'])} layers were tried at that budget; {first['site']} did most. The dose that was chosen, "
+        f"on {second['prompts']} prompts that nothing was chosen on: the judge's score goes from {score(plain)} to "
+        f"{score(mine)} at a KL of {mine['kl']:.3f}; the text costs the unsteered model {mine['fluency']:.2f} nats a "
+        f"token, {plain['fluency']:.2f} before.\nScores of the controls: {controls}. Bounds missed: {missed}."
+    )
 
 
 def row(what: str, value: float, bound: float, *, above: bool = False) -> Row:
