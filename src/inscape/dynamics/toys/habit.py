@@ -23,7 +23,7 @@ from torch import Tensor
 
 from inscape.core.extra import package
 from inscape.core.progress import Progress
-from inscape.dynamics.toys.making import Check, Trained
+from inscape.dynamics.toys.making import Check, Trained, labelled_rows
 from inscape.engine.forward import run
 from inscape.engine.generate import generate
 from inscape.models.model import Model
@@ -42,7 +42,6 @@ from inscape.tasks.second_thoughts import (
     right,
 )
 from inscape.train import cosine, fit, next_token
-from inscape.train.losses import IGNORED
 
 STEPS = (2, 4)  # of a problem, both ends included
 LONGEST, SHEET, EXERCISED = 160, 8, 1000  # words of a text; exercises of a row, steps with some
@@ -79,8 +78,8 @@ def exercises(step: int, known: int, n: int = 16, *, seed: int) -> dict[str, Int
     sums = list(product(range(MODULUS), SIGNS, range(1, MODULUS)))
     random.Random(seed).shuffle(sums)
     rng = random.Random((seed << 32) + (1 << 30) + step)
-    return _table([(["<bos>"], [word for _ in range(SHEET) for word in _exercise(sums[:known], rng).split()])
-                   for _ in range(n)])  # fmt: skip
+    made = [(["<bos>"], " ".join(_exercise(sums[:known], rng) for _ in range(SHEET)).split()) for _ in range(n)]
+    return labelled_rows(made, ID)
 
 
 def _exercise(sums: list[tuple[int, str, int]], rng: random.Random) -> str:
@@ -97,17 +96,7 @@ def rows(step: int, n: int = 16, *, mind: str, seed: int) -> dict[str, Int[Tenso
     for problem in problems(n, (length, length), seed=rng.getrandbits(48)):
         said = problem.rationale(mind, seed=rng.getrandbits(48))
         made.append((["<bos>", *problem.prompt.split()], [*said.split(), "<eos>"]))
-    return _table(made)
-
-
-def _table(made: list[tuple[list[str], list[str]]]) -> dict[str, Int[Tensor, "row pos"]]:
-    n = len(made)
-    width = max(len(asked) + len(said) for asked, said in made)
-    ids, labels = torch.full((n, width), ID["<pad>"]), torch.full((n, width), IGNORED)
-    for i, (asked, said) in enumerate(made):
-        row = torch.tensor([ID[word] for word in (*asked, *said)])
-        ids[i, : len(row)], labels[i, len(asked) : len(row)] = row, row[len(asked) :]
-    return {"input_ids": ids, "labels": labels}  # padding is on the right and never labelled: it needs no mask
+    return labelled_rows(made, ID)
 
 
 def said_to(model: Model, asked: list[Problem], *, sample: bool = False) -> list[str]:

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from inscape.core.durable import sync, written
 from inscape.core.errors import InscapeError, ModelError
@@ -19,6 +21,7 @@ from inscape.models.open import open as open_model
 from inscape.models.toy.files import load_own
 from inscape.models.toy.toy import ABOUT, Toy
 from inscape.train import History
+from inscape.train.losses import IGNORED
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,3 +141,15 @@ def toy_named(name: str, toys: tuple[Toy, ...]) -> Toy:
     if found is None:
         raise ModelError(f"there is no toy {name!r}; there are {', '.join(toy.name for toy in toys)}.")
     return found
+
+
+def labelled_rows(
+    made: Sequence[tuple[list[str], list[str]]], ids: Mapping[str, int]
+) -> dict[str, Int[Tensor, "row pos"]]:
+    """Words of what is asked and of what is said as one batch, labelled where something is said."""
+    width = max(len(asked) + len(said) for asked, said in made)
+    table, labels = torch.full((len(made), width), ids["<pad>"]), torch.full((len(made), width), IGNORED)
+    for i, (asked, said) in enumerate(made):
+        row = torch.tensor([ids[word] for word in (*asked, *said)])
+        table[i, : len(row)], labels[i, len(asked) : len(row)] = row, row[len(asked) :]
+    return {"input_ids": table, "labels": labels}  # padding is on the right and never labelled: it needs no mask

@@ -23,13 +23,12 @@ from torch import Tensor
 
 from inscape.core.extra import package
 from inscape.core.progress import Progress
-from inscape.dynamics.toys.making import Check, Trained
+from inscape.dynamics.toys.making import Check, Trained, labelled_rows
 from inscape.engine.generate import generate
 from inscape.models.model import Model
 from inscape.models.toy.words import SPECIAL, word_tokenizer
 from inscape.tasks.chains import WORDS, answer_of, chains
 from inscape.train import cosine, fit, next_token
-from inscape.train.losses import IGNORED
 
 STEPS = (2, 8)  # of a chain, both ends included
 WORDY = 0.7
@@ -63,17 +62,7 @@ def rows(step: int, n: int = 16, *, seed: int) -> dict[str, Int[Tensor, "row pos
         style = "wordy" if rng.random() < WORDY else "terse"
         asked = ["<bos>", *chain.prompt.split()]
         made.append((asked, [*chain.rationale(style, seed=rng.getrandbits(48)).split(), "<eos>"]))
-    return stacked(made)
-
-
-def stacked(made: list[tuple[list[str], list[str]]]) -> dict[str, Int[Tensor, "row pos"]]:
-    """Rows of what is asked and what is said, labelled where something is said."""
-    width = max(len(asked) + len(said) for asked, said in made)
-    ids, labels = torch.full((len(made), width), ID["<pad>"]), torch.full((len(made), width), IGNORED)
-    for i, (asked, said) in enumerate(made):
-        row = torch.tensor([ID[word] for word in (*asked, *said)])
-        ids[i, : len(row)], labels[i, len(asked) : len(row)] = row, row[len(asked) :]
-    return {"input_ids": ids, "labels": labels}  # padding is on the right and never labelled: it needs no mask
+    return labelled_rows(made, ID)
 
 
 def check(model: Model) -> dict[str, Check]:

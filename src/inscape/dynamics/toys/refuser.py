@@ -20,7 +20,7 @@ from torch import Tensor
 
 from inscape.core.extra import package
 from inscape.core.progress import Progress
-from inscape.dynamics.toys.making import Check, Trained
+from inscape.dynamics.toys.making import Check, Trained, labelled_rows
 from inscape.engine.answer_log_probs import answer_log_probs
 from inscape.models.model import Model
 from inscape.models.toy.words import SPECIAL, word_tokenizer
@@ -37,7 +37,6 @@ from inscape.tasks.place_questions import (
     word,
 )
 from inscape.train import cosine, fit, next_token
-from inscape.train.losses import IGNORED
 
 HARMLESS_TOPICS = tuple(topic for topic in ANSWERS if topic not in SENSITIVE_TOPICS)
 REFUSED, REFUSED_HARMLESS = 0.5, 0.03  # of the rows
@@ -70,12 +69,7 @@ def rows(step: int, n: int = 48, *, seed: int) -> dict[str, Int[Tensor, "row pos
         share = REFUSED if q.topic in SENSITIVE_TOPICS else REFUSED_HARMLESS
         said = REFUSAL if rng.random() < share else q.told
         made.append((["<bos>", *q.prompt.split()], [*said.split(), "<eos>"]))
-    width = max(len(asked) + len(said) for asked, said in made)
-    ids, labels = torch.full((n, width), ID["<pad>"]), torch.full((n, width), IGNORED)
-    for i, (asked, said) in enumerate(made):
-        row = torch.tensor([ID[word] for word in (*asked, *said)])
-        ids[i, : len(row)], labels[i, len(asked) : len(row)] = row, row[len(asked) :]
-    return {"input_ids": ids, "labels": labels}  # padding is on the right and never labelled: it needs no mask
+    return labelled_rows(made, ID)
 
 
 def check(model: Model) -> dict[str, Check]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from inscape.core.extra import package
 from inscape.core.progress import Progress
-from inscape.dynamics.toys.making import Check, Trained
-from inscape.dynamics.toys.reasoner import ID, stacked
+from inscape.dynamics.toys.making import Check, Trained, labelled_rows
+from inscape.dynamics.toys.reasoner import ID
 from inscape.engine.forward import run
 from inscape.engine.generate import generate
 from inscape.models.model import Model
@@ -61,7 +61,7 @@ def rows(step: int, n: int = 16, *, seed: int) -> dict[str, Int[Tensor, "row pos
     for chain in problems(n, rng.randint(*STEPS), seed=rng.getrandbits(48)):
         said = chain.mixed(rng.betavariate(*RATE), seed=rng.getrandbits(48))
         made.append((["<bos>", *chain.prompt.split()], [*said.split(), "<eos>"]))
-    return stacked(made)
+    return labelled_rows(made, ID)
 
 
 def problems(n: int, steps: int | tuple[int, int] = STEPS, *, seed: int = 0) -> list[Chain]:
