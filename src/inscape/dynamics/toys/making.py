@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from inscape.core.durable import sync, written
 from inscape.core.errors import InscapeError, ModelError
+from inscape.core.extra import package
 from inscape.core.progress import Progress, tell
 from inscape.models.model import Model
 from inscape.models.open import open as open_model
@@ -141,6 +142,18 @@ def toy_named(name: str, toys: tuple[Toy, ...]) -> Toy:
     if found is None:
         raise ModelError(f"there is no toy {name!r}; there are {', '.join(toy.name for toy in toys)}.")
     return found
+
+
+def small_llama(n_vocab: int, longest: int, seed: int) -> nn.Module:
+    """An untrained Llama of four layers and width 128, with two embeddings of its own."""
+    transformers = package("transformers", "hf", "training a toy net")
+    config = transformers.LlamaConfig(
+        vocab_size=n_vocab, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+        max_position_embeddings=longest, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.LlamaForCausalLM(config)
 
 
 def labelled_rows(

@@ -21,9 +21,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from inscape.core.extra import package
 from inscape.core.progress import Progress
-from inscape.dynamics.toys.making import Check, Trained, labelled_rows
+from inscape.dynamics.toys.making import Check, Trained, labelled_rows, small_llama
 from inscape.engine.generate import generate
 from inscape.models.model import Model
 from inscape.models.toy.words import SPECIAL, word_tokenizer
@@ -38,15 +37,8 @@ ID = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
 
 def train(seed: int = 0, *, steps: int = 2600, checkpoint: Path | None = None, progress: Progress = None) -> Trained:
     """Train it: about eight minutes on one core."""
-    transformers = package("transformers", "hf", "training a toy net")
     tokenizer = word_tokenizer(WORDS, split="spaces", max_length=LONGEST)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=LONGEST, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = transformers.LlamaForCausalLM(config)
+    module = small_llama(len(tokenizer), LONGEST, seed)
     history = fit(
         module, partial(rows, seed=seed), next_token, steps=steps, lr=2e-3, schedule=cosine, warmup=100, seed=seed,
         optimizer=partial(torch.optim.AdamW, weight_decay=0.1), checkpoint=checkpoint, progress=progress,
